@@ -1,0 +1,274 @@
+"""Conditional DCGAN: a picture of the class you ask for (Mirza & Osindero, 2014, arXiv:1411.1784).
+
+A generator G turns noise z and a class y into an image; a discriminator D sees an image and a class
+and says whether they came from the data. Both are given y, so G is punished for the right picture
+under the wrong name. The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434).
+
+    min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]
+
+Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
+"""
+
+import argparse
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
+
+from data import Batches, InputError, exit_on_input_error, load_dataset
+from experiment import COUNT, SWITCH, Run, autocast_for, number
+from experiment import parse_args as parse_run_args
+from generate import pick_device
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        Path(__file__).name,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument_group("model").add_argument
+    add("--z_dim", type=COUNT, default=100, help="length of z (DCGAN Sec. 4: 100)")
+    add("--ngf", type=COUNT, default=64, help="channels of G's last hidden layer")
+    add("--ndf", type=COUNT, default=64, help="channels of D's first hidden layer")
+    norms = ("spectral", "batch", "instance", "layer", "none")
+    add("--norm", choices=norms, default="spectral", help="D's normalisation (Miyato et al. 2018)")
+    add("--dropout", type=number("[0, 1)"), default=0.0, help="share of D's features dropped")
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--epochs", type=COUNT, default=50, help="passes over the training images")
+    add("--batch_size", type=COUNT, default=128, help="images a step (DCGAN Sec. 4: 128)")
+    add("--lr_g", type=number("(0, 1]"), default=2e-4, help="Adam's step for G (DCGAN Sec. 4)")
+    add("--lr_d", type=number("(0, 1]"), default=4e-4, help="for D (two rates: Heusel et al. 2017)")
+    add("--beta1", type=number("[0, 1)"), default=0.0, help="Adam's beta1 (DCGAN Sec. 4: 0.5)")
+    add("--beta2", type=number("[0, 1)"), default=0.9, help="Adam's beta2")
+    add("--ema", type=number("[0, 1)"), default=0.999, help="decay of G's average; 0: no average")
+    add = parser.add_argument_group("labels of the discriminator").add_argument
+    smooth = "real is 1 minus this, for D only (Salimans et al. 2016, Sec. 3.4)"
+    add("--label_smoothing", type=number("[0, 0.5]"), default=0.1, help=smooth)
+    add("--label_noise", type=number("[0, 1]"), default=0.0, help="share of D's labels swapped")
+    add("--flip_labels", **SWITCH, help="real = 0, fake = 1 throughout")
+    return parse_run_args(parser, argv)
+
+
+class Generator(nn.Module):
+    """z (B, z_dim) and labels (B,) -> images (B, channels, image_size, image_size) in [-1, 1]."""
+
+    def __init__(
+        self, z_dim: int, ngf: int, channels: int, image_size: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        self.first, widths = pyramid(image_size, ngf)
+        self.embed = nn.Embedding(num_classes, z_dim)
+        self.project = nn.Linear(2 * z_dim, widths[-1] * self.first**2, bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(True)]
+        for wide, narrow in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            # Kernel 4, stride 2: every output pixel is reached by as many weights; no checkerboard.
+            layers += [
+                nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(narrow),
+                nn.ReLU(True),
+            ]
+        layers += [nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor, labels: Tensor) -> Tensor:
+        # A learnt vector a class beside z: a one-hot map at every pixel would double the cost.
+        x = self.project(torch.cat([z, self.embed(labels)], dim=1))
+        # Channels last, the layout that convolutions are fastest in, costs nothing from here on.
+        x = x.view(len(z), self.first, self.first, -1).permute(0, 3, 1, 2)
+        return self.layers(x)  # (B, channels, image_size, image_size)
+
+
+class Discriminator(nn.Module):
+    """Images (B, channels, image_size, image_size) and labels (B,) -> logits (B,): real or not."""
+
+    def __init__(
+        self, ndf: int, channels: int, image_size: int, num_classes: int, norm: str, dropout: float
+    ) -> None:
+        super().__init__()
+        _, widths = pyramid(image_size, ndf)
+        layers: list[nn.Module] = []
+        for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False)):
+            # DCGAN Sec. 3: no normalisation of the layer that sees the image.
+            kind = "none" if i == 0 and norm != "spectral" else norm
+            layers += normalised(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
+            layers += [nn.LeakyReLU(0.2, True)]
+        layers += normalised(nn.Conv2d(widths[-1], 2 * widths[-1], 3, padding=1), norm)
+        layers += [nn.LeakyReLU(0.2, True), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*layers)
+        self.linear = nn.Linear(2 * widths[-1], 1)
+        self.embed = nn.Embedding(num_classes, 2 * widths[-1])
+        if norm == "spectral":
+            spectral_norm(self.linear)
+            spectral_norm(self.embed)
+
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        features = self.layers(images).flatten(2).sum(dim=2)  # (B, 2 * widths[-1])
+        # Projection (Miyato & Koyama 2018, Eq. 3): how real it is, plus how much it is a y.
+        matches = (self.embed(labels) * features).sum(dim=1)
+        return (self.linear(features).squeeze(1) + matches).float()
+
+
+def pyramid(image_size: int, width: int) -> tuple[int, list[int]]:
+    """The smallest map's side (4, or 7 for 28 pixels) and the channels from the image's side down.
+
+    Every halving doubles the channels, up to 8 * width (DCGAN Fig. 1).
+    """
+    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]
+    return image_size >> halvings, [width * min(2**i, 8) for i in range(halvings)]
+
+
+def normalised(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
+    """A convolution and the normalisation that --norm names."""
+    channels = conv.out_channels
+    match norm:
+        case "spectral":
+            return [spectral_norm(conv)]
+        case "batch":
+            return [conv, nn.BatchNorm2d(channels)]
+        case "instance":
+            return [conv, nn.InstanceNorm2d(channels, affine=True)]
+        case "layer":
+            return [conv, nn.GroupNorm(1, channels)]
+    return [conv]
+
+
+def init_weights(network: nn.Module) -> None:
+    """Weights from N(0, 0.02) (DCGAN Sec. 4); embeddings and normalisations keep torch's own.
+
+    Spectral norm computes `weight` from a parameter called `original`: that is what is drawn here.
+    """
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1 and "embed" not in name:
+            nn.init.normal_(parameter, 0.0, 0.02)
+
+
+def targets(logits: Tensor, real: bool, smoothing: float, noise: float, flip: bool) -> Tensor:
+    """What D should say, (B,): 1 - smoothing for real images, 0 for generated ones.
+
+    A share `noise` of the images, drawn anew each time, gets the other kind's label. `flip` then
+    mirrors everything: real = smoothing, generated = 1.
+    """
+    is_real = torch.full_like(logits, real, dtype=torch.bool)
+    if noise:
+        is_real ^= torch.rand_like(logits) < noise
+    labels = is_real * (1 - smoothing)
+    return 1 - labels if flip else labels
+
+
+def discriminator_loss(
+    real_logits: Tensor, fake_logits: Tensor, smoothing: float, noise: float, flip: bool
+) -> Tensor:
+    """-E[log D(x)] - E[log(1 - D(G(z)))] as cross-entropies with the targets above.
+
+    From logits, not probabilities: log D(x) stays finite where sigmoid rounds to 0 or 1.
+    """
+    real = targets(real_logits, True, smoothing, noise, flip)
+    fake = targets(fake_logits, False, smoothing, noise, flip)
+    cross_entropy = F.binary_cross_entropy_with_logits
+    return cross_entropy(real_logits, real) + cross_entropy(fake_logits, fake)
+
+
+def generator_loss(fake_logits: Tensor, flip: bool) -> Tensor:
+    """-E[log D(G(z))], non-saturating (Goodfellow et al. 2014, Sec. 3); labels neither noisy nor
+    smoothed: both are there to hold back D."""
+    real = targets(fake_logits, True, smoothing=0.0, noise=0.0, flip=flip)
+    return F.binary_cross_entropy_with_logits(fake_logits, real)
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """ema <- decay * ema + (1 - decay) * network, batch norm's running statistics included."""
+    pairs = zip(ema.state_dict().values(), network.state_dict().values(), strict=True)
+    floats = [(average, value) for average, value in pairs if value.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floats], [v for _, v in floats], 1 - decay)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    device = pick_device(args.device)
+    torch.manual_seed(args.seed)
+    dataset = load_dataset(args.dataset, args.data_dir, args.image_size, args.classes)
+    if not dataset.classes:
+        raise InputError(f"{args.data_dir} has no class subfolders; dcgan.py learns without them")
+    batches = Batches(
+        dataset.train_images,
+        dataset.train_labels,
+        args.batch_size,
+        args.seed,
+        device,
+        args.hflip,
+    )
+
+    image_args = {
+        "channels": dataset.channels,
+        "image_size": dataset.image_size,
+        "num_classes": len(dataset.classes),
+    }
+    generator_args = {"z_dim": args.z_dim, "ngf": args.ngf, **image_args}
+    generator = Generator(**generator_args)
+    discriminator = Discriminator(args.ndf, **image_args, norm=args.norm, dropout=args.dropout)
+    for network in (generator, discriminator):
+        init_weights(network)
+        network.to(device).to(memory_format=torch.channels_last)
+    ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    betas = (args.beta1, args.beta2)
+    opt_g = torch.optim.Adam(generator.parameters(), args.lr_g, betas, fused=True)
+    opt_d = torch.optim.Adam(discriminator.parameters(), args.lr_d, betas, fused=True)
+
+    state = dict(
+        generator=generator, discriminator=discriminator, ema=ema, opt_g=opt_g, opt_d=opt_d
+    )
+    run = Run(Path(__file__).stem, args, dataset, len(batches), generator_args, **state)
+    autocast = autocast_for(device, args.precision)
+
+    for step in run.steps():
+        real, labels = batches[step]  # (B, channels, H, W) in [-1, 1], (B,)
+        z = torch.randn(args.batch_size, args.z_dim, device=device)
+
+        # D's step: tell real images from generated ones of the same classes. Two passes: in one
+        # batch, batch norm would mix the statistics of real and fake and give the answer away.
+        with autocast(), parametrize.cached():  # one spectral norm for both passes
+            fake = generator(z, labels)
+            real_logits = discriminator(real, labels)
+            fake_logits = discriminator(fake.detach(), labels)  # detach: G learns nothing here
+        d_loss = discriminator_loss(
+            real_logits, fake_logits, args.label_smoothing, args.label_noise, args.flip_labels
+        )
+        opt_d.zero_grad()
+        d_loss.backward()
+        opt_d.step()
+
+        # G's step: make D, as it now is, call the same images real. Gradients go through D to G,
+        # but not into D's weights: computing them would be half of this step's work, for nothing.
+        discriminator.requires_grad_(False)
+        with autocast():
+            fake_logits_after = discriminator(fake, labels)
+        g_loss = generator_loss(fake_logits_after, args.flip_labels)
+        opt_g.zero_grad()
+        g_loss.backward()
+        opt_g.step()
+        discriminator.requires_grad_(True)
+
+        # While young, G improves too fast for a long memory: start with a short one.
+        update_ema(ema, generator, min(args.ema, (1 + step) / (10 + step)))
+
+        sign = -1 if args.flip_labels else 1  # log the probability of "real", whatever its label
+        run.log(
+            d_loss=d_loss,
+            g_loss=g_loss,
+            d_real=(sign * real_logits).sigmoid().mean(),
+            d_fake=(sign * fake_logits).sigmoid().mean(),
+            d_fake_after=(sign * fake_logits_after).sigmoid().mean(),
+        )
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()

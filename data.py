@@ -1,0 +1,687 @@
+"""Every data set as one uint8 tensor, and shuffled batches of it.
+
+    dataset = load_dataset("fashion_mnist")                # train_images (60000, 1, 28, 28), uint8
+    batches = Batches(dataset.train_images, dataset.train_labels, 128, seed=0, device="cpu")
+    real, labels = batches[0]                              # (128, 1, 28, 28) in [-1, 1], (128,)
+
+The whole set stays on the training device and is indexed there: at these sizes, worker processes
+and per-image transforms cost more than the networks. The files of mnist, fashion_mnist and cifar10
+are looked for in --data_dir, then on the system, then on the network, and verified by checksum; a
+folder of images is decoded once, into a cache file that is then mapped into memory.
+"""
+
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import math
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
+from tqdm import tqdm
+
+DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
+IMAGE_SIZES = (28, 32, 64, 128)
+CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion_mnist": tuple(
+        "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+    ),
+    "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+}
+IDX_SOURCES: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
+IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
+# SHA-256 of the uncompressed IDX_FILES: gzip's output differs between the places that offer them.
+IDX_SHA256 = {
+    "mnist": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    "fashion_mnist": (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+}
+SYSTEM_FOLDERS = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+TIMEOUT = 10.0  # seconds a mirror may stay silent
+SLOWEST = 10_000  # bytes a second below which a mirror counts as silent
+KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
+CACHE_VERSION = 1  # of the decoded folder: raise it when decoding changes
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # what Windows leaves in a folder of pictures
+
+
+class InputError(Exception):
+    """What the user gave cannot be used; the message says what, where and what to do, in a line."""
+
+
+@contextmanager
+def exit_on_input_error() -> Iterator[None]:
+    """An InputError inside becomes one line on standard error and exit code 2."""
+    try:
+        yield
+    except InputError as error:
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+@dataclass
+class Dataset:
+    """Square images, uint8 (N, C, H, W) with C 1 or 3, and labels, int64 (N,) in [0, classes)."""
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor  # all 0 where there are no classes
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]  # empty for a flat folder
+
+    @property
+    def channels(self) -> int:
+        return self.train_images.shape[1]
+
+    @property
+    def image_size(self) -> int:
+        return self.train_images.shape[-1]
+
+
+def load_dataset(
+    name: str,
+    data_dir: str | Path = "data",
+    image_size: int | None = None,
+    classes: str | None = None,
+) -> Dataset:
+    """Load one of DATASETS, fetching it into `data_dir` where it is nowhere to be found.
+
+    image_size: one of IMAGE_SIZES; None is the native size (28 or 32), or 64 for a folder.
+    classes: names or numbers to keep, separated by commas; labels count the kept ones from 0.
+    Raises InputError for whatever the user can mend, unreadable and unwritable places included.
+    """
+    if name not in DATASETS:
+        raise InputError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
+    if image_size is not None and image_size not in IMAGE_SIZES:
+        sizes = ", ".join(map(str, IMAGE_SIZES))
+        raise InputError(f"--image_size {image_size} is not supported: choose one of {sizes}")
+    try:
+        if name == "folder":
+            return _load_folder(Path(data_dir), image_size or 64, classes)
+        kept = torch.tensor(_kept_classes(CLASSES[name], classes))
+        load = _load_cifar10 if name == "cifar10" else partial(_load_idx, name)
+        images, labels, test_images, test_labels = map(torch.from_numpy, load(Path(data_dir)))
+    except OSError as error:
+        place, reason = error.filename or data_dir, error.strerror or error
+        raise InputError(f"cannot use {place}: {reason}; check --data_dir {data_dir}") from error
+
+    def select(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if len(kept) < len(CLASSES[name]):
+            mask = torch.isin(labels, kept)
+            images, labels = images[mask], torch.searchsorted(kept, labels[mask])
+        return _resize(images, image_size or images.shape[-1]), labels
+
+    train, test = select(images, labels), select(test_images, test_labels)
+    return Dataset(name, *train, *test, classes=tuple(CLASSES[name][i] for i in kept))
+
+
+def class_index(classes: Sequence[str], name_or_number: str | int) -> int:
+    """The number of a class given by name (case does not matter) or number; names go first."""
+    wanted = str(name_or_number).strip()
+    if wanted in classes:
+        return classes.index(wanted)
+    folded = [name.casefold() for name in classes]
+    if wanted.casefold() in folded:
+        return folded.index(wanted.casefold())
+    if wanted.isdecimal() and int(wanted) < len(classes):
+        return int(wanted)
+    known = ", ".join(f"{i} {name}" for i, name in enumerate(classes)) or "none: it has no classes"
+    raise InputError(f"unknown class {wanted!r}: the data set's classes are {known}")
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in [0, 255] -> float32 in [-1, 1], the range of the generators' tanh."""
+    return (images - 127.5).div_(127.5)  # x / 127.5 - 1 with one rounding and one pass less
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] -> uint8 in [0, 255]; the inverse of to_float, values outside clamped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+class Batches:
+    """Shuffled mini-batches as a pure function of (seed, number): a run resumes from any step."""
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        seed: int,
+        device: torch.device | str,
+        hflip: bool = False,
+    ) -> None:
+        """images: uint8 (N, C, H, W); labels: int64 (N,); hflip mirrors each with probability 1/2.
+
+        Raises InputError if there are fewer images than batch_size.
+        """
+        if not 1 <= batch_size <= len(images):
+            raise InputError(
+                f"--batch_size {batch_size} does not fit {len(images)} training images: "
+                f"choose 1 to {len(images)}"
+            )
+        self.batch_size, self.seed, self.hflip = batch_size, seed, hflip
+        self.device = torch.device(device)
+        # A larger set is a memory map: it stays one, and index_select reads the rows it needs.
+        home = self.device if images.nbytes < KEEP_ON_DEVICE else torch.device("cpu")
+        self.images, self.labels = images.to(home), labels.to(home)
+        self.epoch = -1
+
+    def __len__(self) -> int:
+        """Batches in an epoch; the last, incomplete one is dropped."""
+        return len(self.images) // self.batch_size
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        """Batch `number`, counted on over the epochs, on the device.
+
+        Returns float32 (B, C, H, W) in [-1, 1] (channels_last) and int64 (B,).
+        """
+        if number < 0:
+            raise IndexError("batches are counted from 0, without an end")
+        epoch, position = divmod(number, len(self))
+        if epoch != self.epoch:
+            self._shuffle(epoch)
+        rows = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        index = self.order[rows]
+        images = self.images.index_select(0, index).to(self.device)
+        if self.hflip:
+            images = torch.where(self.mirrored[rows].to(self.device), images.flip(3), images)
+        images = to_float(images).to(memory_format=torch.channels_last)
+        return images, self.labels.index_select(0, index).to(self.device)
+
+    def _shuffle(self, epoch: int) -> None:
+        # On the CPU, so that every device sees the same order. SeedSequence mixes both numbers
+        # into 32 bits, all that torch's CPU generator takes: seed + epoch would repeat orders.
+        mixed = np.random.SeedSequence(self.seed % 2**64, spawn_key=(epoch,)).generate_state(1)
+        generator = torch.Generator().manual_seed(int(mixed[0]))
+        self.order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
+        coins = torch.rand(len(self.images), 1, 1, 1, generator=generator) < 0.5
+        self.mirrored = coins.to(self.images.device)
+        self.epoch = epoch
+
+
+def _kept_classes(classes: Sequence[str], wanted: str | None) -> list[int]:
+    """The numbers of the classes that --classes keeps, ascending; all where it is not given."""
+    if wanted is None:
+        return list(range(len(classes)))
+    return sorted({class_index(classes, name) for name in wanted.split(",")})
+
+
+def _resize(images: Tensor, size: int) -> Tensor:
+    """uint8 (N, C, H, W) -> uint8 (N, C, size, size), bilinear, antialiased when shrinking."""
+    if images.shape[-1] == size:
+        return images
+    resized = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
+    for chunk, out in zip(images.split(1024), resized.split(1024), strict=True):
+        # in chunks: as floats the whole set would take four times its memory
+        scaled = F.interpolate(chunk.float(), (size, size), mode="bilinear", antialias=True)
+        out.copy_(scaled.round().clamp(0, 255))
+    return resized
+
+
+# ---- files: verified, downloaded, renamed into place ----
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`: becomes `path` when the block ends well, else is removed."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """atomic() for what a user asked for: folders are made, failures are InputErrors."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as unfinished:
+            yield unfinished
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
+def _download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
+    """Fetch `url` to `path`, which appears only when whole and verified."""
+    request = urllib.request.Request(url, headers={"User-Agent": "gan-scripts"})
+    with atomic(path) as unfinished:
+        with (
+            urllib.request.urlopen(request, timeout=TIMEOUT) as response,
+            open(unfinished, "wb") as file,
+            tqdm(
+                desc=path.name,
+                total=int(response.headers.get("Content-Length", 0)) or None,
+                unit="B",
+                unit_scale=True,
+                disable=None,  # no bar where standard error is not a terminal
+            ) as bar,
+        ):
+            start = time.monotonic()
+            while chunk := response.read1(1 << 16):
+                bar.update(file.write(chunk))
+                # The socket's timeout sees silence only, not a mirror that sends drop by drop.
+                if time.monotonic() - start > TIMEOUT + file.tell() / SLOWEST:
+                    raise TimeoutError("too slow")
+        verify(unfinished)
+
+
+def _read_verified(path: Path, digest: str, foreign: Sequence[str] = ()) -> bytes | None:
+    """The uncompressed bytes of a raw or gzipped file whose SHA-256 is `digest`.
+
+    None if the digest is one of `foreign`; InputError if it is any other.
+    """
+    content = path.read_bytes()
+    try:
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        found = hashlib.sha256(content).hexdigest()
+    except (OSError, EOFError, zlib.error):
+        found = "not a whole gzip file"
+    if found == digest:
+        return content
+    if found in foreign:
+        return None
+    raise InputError(f"{path} is corrupt or cut short (wrong checksum): delete it or replace it")
+
+
+# ---- mnist and fashion_mnist: four IDX files ----
+
+
+def _load_idx(name: str, data_dir: Path) -> list[np.ndarray]:
+    """Training images (N, 1, 28, 28) and labels (N,), then those of the test set."""
+    contents = {file: _find_idx(name, file, data_dir) for file in IDX_FILES}
+    missing = [file for file, content in contents.items() if content is None]
+    if missing:
+        _fetch_idx(name, data_dir / name, missing)
+        contents |= {file: _find_idx(name, file, data_dir) for file in missing}
+    arrays = [_parse_idx(content) for content in contents.values() if content is not None]
+    return [a[:, None] if a.ndim == 3 else a.astype(np.int64) for a in arrays]
+
+
+def _find_idx(name: str, file: str, data_dir: Path) -> bytes | None:
+    """The uncompressed bytes of one file from the first folder that has it; None if none has."""
+    folders = [data_dir, data_dir / name, data_dir / IDX_SOURCES[name].__name__ / "raw"]
+    folders += [SYSTEM_FOLDERS[name]] if name in SYSTEM_FOLDERS else []
+    # Both sets use the same file names: in data_dir itself the other's files count as absent.
+    foreign = [_digest(other, file) for other in IDX_SHA256 if other != name]
+    for folder in folders:
+        for path in (folder / file, folder / f"{file}.gz"):
+            if path.is_file():
+                others = foreign if folder == data_dir else []
+                content = _read_verified(path, _digest(name, file), others)
+                if content is not None:
+                    return content
+    return None
+
+
+def _digest(name: str, file: str) -> str:
+    return IDX_SHA256[name][IDX_FILES.index(file)]
+
+
+def _fetch_idx(name: str, folder: Path, missing: Sequence[str]) -> None:
+    """Bring the missing files into `folder` from the first source that gives them, or InputError.
+
+    A mirror that fails once is not asked for the other files; those it gave are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tried = []
+    for mirror in IDX_SOURCES[name].mirrors:
+        try:
+            for file in missing:
+                path = folder / f"{file}.gz"
+                if not path.exists():
+                    verify = partial(_read_verified, digest=_digest(name, file))
+                    _download(f"{mirror}{file}.gz", path, verify)
+            return
+        except (OSError, http.client.HTTPException, InputError) as error:
+            tried.append(f"{mirror} ({error})")
+    advice = f"put {', '.join(missing)} (or .gz) into {folder}"
+    if name == "fashion_mnist":
+        try:
+            _unpack_debian_package(folder, missing)
+            return
+        except (OSError, subprocess.SubprocessError, InputError) as error:
+            tried.append(f"the package {DEBIAN_PACKAGE} ({error})")
+        advice += f", or apt-get install {DEBIAN_PACKAGE}"
+    sources = ", ".join(tried)
+    raise InputError(f"{name} is not in {folder.parent}, nor fetched: tried {sources}; {advice}")
+
+
+def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
+    """Download Debian's package and unpack it, without root and without installing anything."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise InputError("no apt-get and dpkg-deb here")
+    print(f"no mirror answers: unpacking Debian's {DEBIAN_PACKAGE} into {folder}", file=sys.stderr)
+    with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".debian-") as temporary:
+        place = Path(temporary)
+
+        def run(*command: str) -> None:
+            with open(place / "log", "wb") as log:  # a pipe would wait for apt's children too
+                code = subprocess.call(
+                    command,
+                    cwd=place,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    timeout=300,
+                )
+            if code != 0:
+                lines = (place / "log").read_text(errors="replace").strip().splitlines()
+                raise InputError(f"{command[0]}: {lines[-1] if lines else f'exit code {code}'}")
+
+        apt = ["apt-get", "-o", f"Acquire::http::Timeout={TIMEOUT:.0f}", "-o", "Acquire::Retries=0"]
+        apt += ["-o", "APT::Sandbox::User=root"]  # its own user may not enter a private folder
+        try:
+            run(*apt, "download", DEBIAN_PACKAGE)
+        except InputError:  # the system's package lists are empty: fetch private ones
+            for needed in ("lists/partial", "cache/archives/partial"):
+                (place / needed).mkdir(parents=True)
+            apt += ["-o", f"Dir::State::Lists={place}/lists", "-o", f"Dir::Cache={place}/cache"]
+            run(*apt, "update")
+            run(*apt, "download", DEBIAN_PACKAGE)
+        for package in place.glob("*.deb"):
+            run("dpkg-deb", "-x", str(package), "unpacked")
+        for file in missing:
+            source = place / "unpacked/usr/share/datasets/fashion-mnist" / f"{file}.gz"
+            _read_verified(source, _digest("fashion_mnist", file))
+            os.replace(source, folder / source.name)
+
+
+def _parse_idx(content: bytes) -> np.ndarray:
+    """IDX bytes -> uint8 array: two zeros, type 8, number of dimensions, their sizes, the data."""
+    header = 4 + 4 * content[3]
+    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
+    if content[:3] != b"\0\0\x08" or len(content) != header + math.prod(shape):
+        raise InputError(f"an IDX file of {len(content)} bytes that is not uint8 of shape {shape}")
+    # bytearray, because a tensor needs memory that may be written
+    return np.frombuffer(bytearray(content), np.uint8, offset=header).reshape(shape)
+
+
+# ---- cifar10: torchvision's cifar-10-batches-py ----
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles numpy arrays and plain containers; whatever else is named is refused unrun."""
+
+    allowed = {
+        "_reconstruct": np.empty(0).__reduce__()[0],  # its module's name depends on numpy's version
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> object:
+        if module.split(".")[0] != "numpy" or name not in self.allowed:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return self.allowed[name]
+
+
+def _load_cifar10(data_dir: Path) -> list[np.ndarray]:
+    """Training images (N, 3, 32, 32) and labels (N,), then those of the test set."""
+    base = CIFAR10.base_folder
+    for folder in (data_dir / base, data_dir / "cifar10" / base, data_dir):
+        if (folder / CIFAR10.train_list[0][0]).exists():
+            break
+    else:
+        folder = data_dir / base
+        _fetch_cifar10(folder)
+    arrays = []
+    for listing in (CIFAR10.train_list, CIFAR10.test_list):
+        images, labels = zip(*(_read_batch(folder / f, md5) for f, md5 in listing), strict=True)
+        arrays += [np.concatenate(images), np.concatenate(labels)]
+    return arrays
+
+
+def _read_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
+    """One of CIFAR-10's pickles: images uint8 (N, 3, 32, 32), labels int64 (N,)."""
+    advice = "delete its folder or replace it"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {advice}")
+    content = path.read_bytes()
+    if _md5(content) != md5:
+        raise InputError(f"{path} is corrupt or cut short (wrong checksum): {advice}")
+    try:  # MD5 can be forged, so the unpickler trusts nothing either
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+        images = batch["data"].reshape(-1, 3, 32, 32).astype(np.uint8, casting="no")
+        labels = np.array(batch["labels"], np.int64).reshape(len(images))
+    except Exception as error:  # a hostile pickle can raise anything
+        raise InputError(f"{path} is no CIFAR-10 batch ({error}): {advice}") from error
+    return images, labels
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def _fetch_cifar10(folder: Path) -> None:
+    """Make `folder` out of the archive: the one that lies beside it, or a download."""
+
+    def verify(path: Path) -> None:
+        if _md5(path.read_bytes()) != CIFAR10.tgz_md5:
+            raise InputError(f"{path} is corrupt or cut short: delete it or replace it")
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".cifar10-") as temporary:
+        archive = folder.parent / CIFAR10.filename
+        if archive.is_file():
+            verify(archive)
+        else:
+            archive = Path(temporary) / CIFAR10.filename
+            try:
+                _download(CIFAR10.url, archive, verify)
+            except (OSError, http.client.HTTPException, InputError) as error:
+                raise InputError(
+                    f"cifar10 is not in {folder.parent} and cannot be fetched: tried {CIFAR10.url} "
+                    f"({error}); put {CIFAR10.filename} or its folder {folder.name} there"
+                ) from error
+        unpacked = Path(temporary) / folder.name
+        unpacked.mkdir()
+        with tarfile.open(archive) as tar:
+            for file, _ in CIFAR10.train_list + CIFAR10.test_list:  # these members, no other path
+                member = tar.extractfile(f"{folder.name}/{file}")
+                assert member is not None  # the archive's checksum is the original's
+                (unpacked / file).write_bytes(member.read())
+        os.replace(unpacked, folder)
+
+
+# ---- folder: any images, decoded once into a memory-mapped cache ----
+
+
+def _load_folder(data_dir: Path, size: int, wanted: str | None) -> Dataset:
+    if not data_dir.is_dir():
+        raise InputError(f"{data_dir} is not a folder: give a folder of images as --data_dir")
+    root = data_dir.resolve()
+    top = {entry.name for entry in _entries(root, root) if entry.is_dir()}
+    # These names only: "train" beside "bus" and "car" is a class.
+    if "train" in top and top <= {"train", "val", "test"}:
+        held_out = next((split for split in ("test", "val") if split in top), None)
+        train = _list_classes(root / "train", root)
+        test = _list_classes(root / held_out, root) if held_out else None
+    else:
+        train, test = _list_classes(root, root), None
+    if test is not None and train.keys() != test.keys():
+        odd = ", ".join(sorted(train.keys() ^ test.keys())) or "flat"
+        raise InputError(
+            f"{root}: train and {held_out} have different classes (only in one: {odd})"
+        )
+
+    classes = tuple(name for name in train if name)  # "" is a flat folder's only entry
+    kept = _kept_classes(classes, wanted)
+    names = [classes[i] for i in kept] or [""]
+    labelled = [(path, i) for i, name in enumerate(names) for path in train[name]]
+    if test is None:
+        order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0)).tolist()
+        cut = max(1, len(order) // 10)
+        held = [labelled[i] for i in sorted(order[:cut])]
+        labelled = [labelled[i] for i in sorted(order[cut:])]
+    else:
+        held = [(path, i) for i, name in enumerate(names) for path in test[name]]
+    if not labelled or not held:
+        raise InputError(f"{data_dir}: one image to train on and one to test on are needed")
+
+    # One array, training images first: the splits are slices of it, and no copy is made.
+    images = torch.from_numpy(_decoded([path for path, _ in labelled + held], root, size))
+    labels = torch.tensor([label for _, label in labelled + held])
+    n = len(labelled)
+    kept_names = tuple(classes[i] for i in kept)
+    return Dataset("folder", images[:n], labels[:n], images[n:], labels[n:], kept_names)
+
+
+def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
+    """What is in `folder`, sorted, hidden files left out; InputError for a link out of `root`."""
+    entries = []
+    with os.scandir(folder) as found:
+        for entry in sorted(found, key=lambda entry: entry.name):
+            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
+                continue
+            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
+                raise InputError(f"{entry.path} links out of {root}: copy the images there instead")
+            entries.append(entry)
+    return entries
+
+
+def _list_images(folder: Path, root: Path) -> Iterator[Path]:
+    """The images in and below `folder`, sorted; InputError for a file that is no image."""
+    for entry in _entries(folder, root):
+        if entry.is_dir():
+            yield from _list_images(Path(entry.path), root)
+        elif entry.is_file() and Path(entry.name).suffix.lower() in Image.registered_extensions():
+            yield Path(entry.path)
+        else:
+            raise InputError(f"{entry.path} is not an image: remove it or move it elsewhere")
+
+
+def _list_classes(folder: Path, root: Path) -> dict[str, list[Path]]:
+    """Class name -> its images, both sorted; a flat folder is one class named ""."""
+    entries = _entries(folder, root)
+    if not any(entry.is_dir() for entry in entries):
+        return {"": list(_list_images(folder, root))}
+    for entry in entries:
+        if not entry.is_dir():
+            raise InputError(f"{entry.path} lies beside class folders: move it into one or away")
+    listing = {entry.name: list(_list_images(Path(entry.path), root)) for entry in entries}
+    for name, paths in listing.items():
+        if not paths:
+            raise InputError(f"{folder / name} has no images: fill the class folder or remove it")
+    return listing
+
+
+def _decoded(paths: Sequence[Path], root: Path, size: int) -> np.ndarray:
+    """uint8 (N, C, size, size), mapped from a cache file that is written if it is not there."""
+    stats = [path.stat() for path in paths]
+    listing = [
+        (str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns)
+        for path, stat in zip(paths, stats, strict=True)
+    ]
+    key = hashlib.sha256(json.dumps([CACHE_VERSION, size, listing]).encode()).hexdigest()
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan-scripts"
+    files = [folder / f"{key}.npy" for folder in (root / ".cache", users)]
+    for file in files:
+        images = _open_cache(file, len(paths), size)
+        if images is not None:
+            return images
+    refused = []
+    for file in files:
+        try:
+            _write_cache(file, paths, size)
+        except OSError as error:
+            refused.append(f"{file.parent} ({error.strerror or error})")
+            continue
+        images = _open_cache(file, len(paths), size)
+        if images is not None:
+            return images
+    raise InputError(
+        f"cannot write the decoded images to {' or '.join(refused)}: make one writable"
+    )
+
+
+def _open_cache(file: Path, count: int, size: int) -> np.ndarray | None:
+    """The cache as a memory map, None if it is not there or not what it should be."""
+    try:  # mode "c": private to this process, yet writable, as torch wants its memory
+        images = np.lib.format.open_memmap(file, mode="c")
+    except (OSError, ValueError):
+        return None
+    fits = images.dtype == np.uint8 and images.shape in [(count, c, size, size) for c in (1, 3)]
+    return images if fits else None
+
+
+def _write_cache(file: Path, paths: Sequence[Path], size: int) -> None:
+    """Decode all images, in threads (Pillow releases the GIL), into a .npy file, row by row."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(file) as unfinished, open(unfinished, "wb") as out, warnings.catch_warnings():
+        # A picture of absurd size is an error, not a warning (and twice that is one anyway).
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        channels = 1 if all(map(_is_grey, paths)) else 3
+        shape = (len(paths), channels, size, size)
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(out, header)
+        decode = partial(_decode, channels=channels, size=size)
+        with ThreadPool(os.cpu_count()) as pool:
+            rows = pool.imap(decode, paths, chunksize=8)
+            for row in tqdm(rows, "decoding images", len(paths), unit="image", disable=None):
+                # Written, not mapped: a full disk is then an error and not a SIGBUS.
+                out.write(row.tobytes())
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """The image, its header read; InputError naming the file if that or what follows fails."""
+    try:
+        with Image.open(path) as image:
+            yield image
+    except Exception as error:  # Pillow's plugins raise anything on a broken file
+        raise InputError(f"{path} cannot be decoded ({error}): remove it or replace it") from error
+
+
+def _is_grey(path: Path) -> bool:
+    with _opened(path) as image:
+        return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
+
+
+def _decode(path: Path, channels: int, size: int) -> np.ndarray:
+    """One image file -> uint8 (channels, size, size): upright, on white, cropped to its centre."""
+    with _opened(path) as opened:
+        opened.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a half, quarter, eighth
+        image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
+            image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("L" if channels == 1 else "RGB")
+        image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+        return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)

@@ -1,0 +1,544 @@
+"""One run and its folder: flags, logs, pictures, checkpoints, resuming.
+
+A script builds its networks and hands them to a Run, which then counts the steps:
+
+    run = Run(args, dataset, len(batches), generator=generator, ..., opt_d=opt_d)
+    for step in run.steps():
+        ...                                         # the script's own two updates
+        run.log(d_loss=d_loss, g_loss=g_loss)
+
+Between two steps the run logs, draws and saves. What it leaves in runs/<name>/:
+
+    config.json    the command line's arguments, versions, device; --config reads it back
+    metrics.csv    losses and the like: everything that repeats to the bit
+    timing.csv     seconds and images/s an epoch: what does not
+    events.*       the same for TensorBoard, with pictures and hyperparameters
+    samples/       epoch_0001.png, ...: the same z at every epoch
+    last.pt        the last checkpoint: networks, optimisers, random state
+    losses.png, training.gif                        at the end
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import math
+import platform
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+from tqdm import tqdm
+
+from data import DATASETS, IMAGE_SIZES, Dataset, InputError, writing
+from generate import draw_grid, noise, read_checkpoint, sample, save_gif, save_picture
+
+SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
+LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
+GIF_FRAMES = 60  # the most frames of training.gif, however long the run
+ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
+MAY_DIFFER = {"device", "data_dir", "max_steps", "sample_every", "resume"}  # in a resumed run
+# TensorBoard's names for what a script logs; whatever is not listed keeps its own.
+TAGS = {
+    "d_loss": "loss/discriminator",
+    "g_loss": "loss/generator",
+    "d_real": "discriminator/D(x)",
+    "d_fake": "discriminator/D(G(z)) before its update",
+    "d_fake_after": "discriminator/D(G(z)) after its update",
+}
+
+
+def number(interval: str, kind: type = float) -> Callable[[str], Any]:
+    """An argparse type: a number in an interval written as in mathematics, say "[0, 1)"."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        above = value >= low if interval[0] == "[" else value > low
+        below = value <= high if interval[-1] == "]" else value < high
+        if not (above and below):  # a NaN is neither
+            noun = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} in {interval}")
+        return value
+
+    return parse
+
+
+COUNT = number("[1, 1e9]", int)
+
+
+def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a script's flags and those that every run has; --config and --resume give defaults."""
+    add = parser.add_argument_group("data").add_argument
+    add("--dataset", choices=DATASETS, default="fashion_mnist", help="what to learn")
+    add("--data_dir", default="data", help="where it is or goes; the pictures of --dataset folder")
+    add("--image_size", type=int, choices=IMAGE_SIZES, help="resize to so many pixels a side")
+    add("--classes", help="keep these classes only, by name or number: a,b,c")
+    add("--hflip", **SWITCH, help="mirror images left to right at random")
+    add = parser.add_argument_group("run").add_argument
+    add("--out_dir", default="runs", help="where run folders go")
+    add("--name", help="the run folder's name (default: script, data set, time)")
+    add("--resume", metavar="RUN_DIR", help="go on with a stopped run; its flags are kept")
+    add("--config", metavar="FILE", help="a run's config.json: its arguments become the defaults")
+    add("--seed", type=number("[0, 4294967295]", int), default=0, help="of everything random")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    help_precision = "auto: bfloat16 autocast where the device computes it natively, else float32"
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=help_precision)
+    add("--max_steps", type=COUNT, help="stop after so many generator updates in all")
+    add("--sample_every", type=COUNT, default=1, help="epochs from one sample picture to the next")
+
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = parser.parse_args(argv)
+    if args.resume and args.config:
+        raise InputError("--resume and --config exclude each other: a run brings its own arguments")
+    if args.config:
+        saved = read_config(Path(args.config), parser.prog)
+        own = {name: value for name, value in saved.items() if name not in ("name", "max_steps")}
+        args = parser.parse_args(as_flags(own) + argv)
+    if args.resume:
+        args = resumed_args(parser, argv, Path(args.resume))
+    if args.name is not None and not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", args.name):
+        raise InputError(f"--name {args.name!r}: letters, digits and . _ + - only")
+    return args
+
+
+def as_flags(args: dict[str, Any]) -> list[str]:
+    """Arguments as the command line that gives them: so they are checked as a command line is."""
+    flags = []
+    for name, value in args.items():
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            flags.append(f"--{name}={value}")
+    return flags
+
+
+def read_config(path: Path, script: str) -> dict[str, Any]:
+    """The arguments in a run's config.json. InputError if it is none, or another script's."""
+    try:
+        config = json.loads(path.read_text())
+        of_script, args = config["script"], dict(config["args"])
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a run's own") from None
+    except (ValueError, LookupError, TypeError):
+        raise InputError(f"{path} is not the config.json of a run") from None
+    if of_script != Path(script).stem:
+        raise InputError(f"{path} is of {of_script}.py: run that script")
+    return args
+
+
+def resumed_args(
+    parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path
+) -> argparse.Namespace:
+    """The arguments of the run in `folder` with those of `argv` that may differ from them."""
+    saved = read_config(folder / "config.json", parser.prog)
+    old = parser.parse_args(as_flags(saved))
+    saved.pop("max_steps", None)
+    args = parser.parse_args(as_flags(saved) + list(argv))
+    for name, value in vars(args).items():
+        before = getattr(old, name)
+        if name == "epochs" and value < before:
+            raise InputError(f"--epochs {value}: {folder} was started for {before}; only raise it")
+        if name not in MAY_DIFFER | {"epochs"} and value != before:
+            raise InputError(f"--{name} {value}: {folder} was started with {before}; leave it out")
+    return args
+
+
+def autocast_for(device: torch.device, precision: str) -> Callable[[], torch.autocast]:
+    """A function that gives the autocast context of `precision` on `device`."""
+    if precision == "auto":
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+            native = bool(features.get("amx_bf16") or features.get("avx512_bf16"))
+        precision = "bf16" if native else "fp32"
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def describe(network: nn.Module, *inputs: Tensor) -> str:
+    """A table of `network`'s layers for an example input: name, kind, output shape, parameters."""
+    rows = []
+    hooks = [
+        module.register_forward_hook(
+            lambda module, _, out, name=name: rows.append(
+                f"  {name:<16}{module._get_name().removeprefix('Parametrized'):<18}"
+                f"{tuple(out.shape)!s:<22}{count_parameters(module):>10,}"
+            )
+        )
+        for name, module in network.named_modules()
+        if name and "parametrizations" not in name and own_layer(module)
+    ]
+    was_training = network.training
+    network.eval()
+    with torch.no_grad():
+        network(*inputs)
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    title = f"{network._get_name()}: {count_parameters(network):,} parameters"
+    return "\n".join([title, *rows])
+
+
+def own_layer(module: nn.Module) -> bool:
+    """Whether a module is a layer, and not a container of layers."""
+    return all(name == "parametrizations" for name, _ in module.named_children())
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+class Run:
+    """A run's folder, and where the training in it stands.
+
+    `args`: of parse_args. `generator_args`: what Generator() was called with, which is all that
+    generate.py needs to rebuild it. `state`: every network and optimiser that training changes, by
+    name: `generator`, its average `ema` (which draws the pictures), `discriminator` or `critic`,
+    and the optimisers. All of it goes into each checkpoint and comes back with --resume.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        args: argparse.Namespace,
+        dataset: Dataset,
+        steps_per_epoch: int,
+        generator_args: dict[str, int],
+        **state: Any,
+    ) -> None:
+        self.script, self.args, self.dataset = script, args, dataset
+        self.generator_args, self.state = generator_args, state
+        self.device = next(state["generator"].parameters()).device
+        self.steps_per_epoch = steps_per_epoch
+        self.total_steps = args.epochs * steps_per_epoch
+        self.step = 0  # generator updates done
+        self.rows: list[dict[str, float]] = []  # of metrics.csv
+        self.names: list[str] = []  # of what log() is given
+        self.window: list[Tensor] = []  # its values since the last row
+        self.stopping = False
+        names = dataset.classes[:ROWS] if "num_classes" in generator_args else ()
+        self.row_names = [names[i % len(names)] for i in range(ROWS)] if names else []
+        labels = torch.arange(ROWS) % max(1, len(names))
+        self.fixed_labels = labels.repeat_interleave(ROWS).to(self.device) if names else None
+        self.fixed_z = noise(ROWS * ROWS, args.z_dim, args.seed, self.device)
+        if args.resume:
+            self.folder = Path(args.resume)
+            self.load()
+        else:
+            self.folder = self.new_folder()
+        self.write_config()
+        self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
+        self.introduce()
+        if not args.resume:
+            self.draw_samples()  # epoch 0: what an untrained generator draws
+            self.save()
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self.step // self.steps_per_epoch
+
+    def new_folder(self) -> Path:
+        """Make the run's folder. One that is there already is never written into."""
+        now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+        folder = Path(
+            self.args.out_dir, self.args.name or f"{self.script}-{self.args.dataset}-{now}"
+        )
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()  # fails for the second of two runs that start at once
+        except FileExistsError:
+            hint = f"go on with it (--resume {folder}) or choose another --name"
+            raise InputError(f"{folder} is there already: {hint}") from None
+        except OSError as error:
+            raise InputError(f"{folder} cannot be made ({error.strerror})") from None
+        return folder
+
+    def write_config(self) -> None:
+        here = Path(__file__).parent
+        git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+        try:
+            commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+        except OSError:  # no git on this machine
+            commit = ""
+        not_saved = ("resume", "config")
+        config = {
+            "script": self.script,
+            "args": {name: v for name, v in vars(self.args).items() if name not in not_saved},
+            "device": str(self.device),
+            "commit": commit,
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+            },
+        }
+        with writing(self.folder / "config.json") as temporary:
+            temporary.write_text(json.dumps(config, indent=2) + "\n")
+
+    def introduce(self) -> None:
+        """Print both networks and where everything goes; tell TensorBoard the hyperparameters."""
+        data = self.dataset
+        real = data.train_images[: ROWS * ROWS].cpu()
+        label = () if self.fixed_labels is None else (self.fixed_labels[:1],)
+        image = torch.zeros(1, *real.shape[1:], device=self.device)
+        critic = self.state["discriminator" if "discriminator" in self.state else "critic"]
+        print(describe(self.state["generator"], self.fixed_z[:1], *label))
+        print(describe(critic, image, *label))
+        print(
+            f"{data.name}: {len(data.train_images):,} training and {len(data.test_images):,} test "
+            f"images of {data.channels} x {data.image_size} x {data.image_size}, "
+            f"{len(data.classes) or 'no'} classes; {self.steps_per_epoch:,} steps an epoch"
+        )
+        stands = (
+            f"going on at step {self.step:,} of {self.total_steps:,}" if self.step else "new run"
+        )
+        print(f"{stands} on {self.device}, in {self.folder}", flush=True)
+        print(f"to watch it: tensorboard --logdir {self.folder.parent}", flush=True)
+        if self.step == 0:
+            picture = np.asarray(draw_grid(real, ROWS))
+            self.writer.add_image("images/real", picture, 0, dataformats="HWC")
+            values = {k: v for k, v in vars(self.args).items() if isinstance(v, str | int | float)}
+            for summary in hparams(values, dict.fromkeys(TAGS.values(), 0.0)):
+                self.writer._get_file_writer().add_summary(summary)
+
+    def steps(self) -> Iterator[int]:
+        """Number the generator updates that are left; between them log, draw and save.
+
+        Ctrl-C and SIGTERM let the step finish, save, and end with exit code 130 (128 + SIGINT).
+        InputError where a loss or a weight is no longer finite; last.pt then stays as it was.
+        """
+        last = min(self.args.max_steps or self.total_steps, self.total_steps)
+        handlers = {s: signal.signal(s, self.interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            while self.step < last:
+                began, start, ends = self.step, time.perf_counter(), False
+                with self.progress_bar() as bar:
+                    while self.step < last and not (ends or self.stopping):
+                        yield self.step
+                        self.step += 1
+                        ends = self.step % self.steps_per_epoch == 0
+                        if ends or self.step % LOG_EVERY == 0:
+                            self.end_window()
+                            bar.set_postfix_str(self.summary(), refresh=False)
+                        bar.update()
+                if ends:
+                    self.end_epoch(self.step - began, time.perf_counter() - start)
+                if self.stopping:
+                    self.save()
+                    print(f"stopped at step {self.step:,}; to go on: {self.resume_command()}")
+                    raise SystemExit(130)
+            self.save()
+            self.finish()
+        finally:
+            for which, handler in handlers.items():
+                signal.signal(which, handler)
+            self.writer.close()
+
+    def interrupt(self, which: int, frame: object) -> None:
+        """The signal handler: the first asks for an orderly end, the second ends at once."""
+        if self.stopping:
+            raise KeyboardInterrupt
+        self.stopping = True
+
+    def resume_command(self) -> str:
+        return f"python {self.script}.py --resume {self.folder}"
+
+    def progress_bar(self) -> tqdm:
+        return tqdm(
+            desc=f"epoch {self.epoch + 1}/{self.args.epochs}",
+            total=self.steps_per_epoch,
+            initial=self.step % self.steps_per_epoch,
+            unit="img",
+            unit_scale=self.args.batch_size,
+            leave=False,
+            disable=None,  # no bar where standard error is not a terminal
+        )
+
+    def log(self, **values: Tensor) -> None:
+        """Note this step's losses and mean outputs (0-d tensors), without waiting for them."""
+        self.names = list(values)
+        self.window.append(torch.stack([value.detach().float() for value in values.values()]))
+
+    def end_window(self) -> None:
+        """Turn the window into a row of metrics.csv and points in TensorBoard: its means."""
+        values = self.finite_window()
+        row = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
+        row |= dict(zip(self.names, values.double().mean(0).tolist(), strict=True))
+        self.rows.append(row)
+        self.window = []
+        for name in self.names:
+            self.writer.add_scalar(TAGS.get(name, name), row[name], self.step)
+
+    def finite_window(self) -> Tensor:
+        """The window, float32 (steps, names), on the CPU. InputError if a value is not finite."""
+        values = torch.stack(self.window).cpu() if self.window else torch.zeros(0, len(self.names))
+        wrong = (~values.isfinite()).nonzero()
+        if len(wrong):
+            at, which = wrong[0].tolist()
+            step = self.step - len(values) + at + 1
+            self.diverged(f"{self.names[which]} became {values[at, which]:.0f} at step {step:,}")
+        return values
+
+    def diverged(self, what: str) -> None:
+        kept = f"{self.folder / 'last.pt'} is from before"
+        raise InputError(f"{what}; {kept}; try smaller learning rates or --precision fp32")
+
+    def summary(self) -> str:
+        """The last row, for people."""
+        row = self.rows[-1] if self.rows else {}
+        short = {"d_real": "D(x)", "d_fake": "D(G(z))"}
+        return "  ".join(
+            f"{short.get(name, name)} {row[name]:.3f}"
+            for name in self.names
+            if name in row and not name.endswith("_after")
+        )
+
+    def end_epoch(self, steps: int, seconds: float) -> None:
+        """After an epoch's last step: time, picture, checkpoint."""
+        rate = steps * self.args.batch_size / seconds
+        line = f"epoch {self.epoch:>3}/{self.args.epochs}  {seconds:6.1f} s  {rate:6,.0f} images/s"
+        print(f"{line}  {self.summary()}", flush=True)
+        self.writer.add_scalar("speed/images per second", rate, self.step)
+        timing = self.folder / "timing.csv"
+        header = "" if timing.exists() else "epoch,steps,seconds,images_per_second\n"
+        with timing.open("a") as file:
+            file.write(f"{header}{self.epoch},{steps},{seconds:.3f},{rate:.1f}\n")
+        if self.epoch % self.args.sample_every == 0 or self.epoch == self.args.epochs:
+            self.draw_samples()
+        self.save()
+
+    def draw_samples(self) -> None:
+        """Draw the fixed z with the averaged generator. Changes no state of the training."""
+        images = sample(self.state["ema"], self.fixed_z, self.fixed_labels)
+        picture = draw_grid(images, ROWS, self.row_names)
+        save_picture(picture, self.folder / "samples" / f"epoch_{self.epoch:04d}.png")
+        array = np.asarray(picture)
+        self.writer.add_image("images/generated", array, self.step, dataformats="HWC")
+
+    def save(self) -> None:
+        """Write metrics.csv and last.pt as of this step."""
+        window = self.finite_window()
+        state = {name: part.state_dict() for name, part in self.state.items()}
+        for name, part in self.state.items():
+            if isinstance(part, nn.Module) and not all_finite(part):
+                self.diverged(f"a weight of the {name} is not finite at step {self.step:,}")
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        with writing(self.folder / "metrics.csv") as temporary, temporary.open("w") as file:
+            table = csv.DictWriter(file, columns, lineterminator="\n")
+            table.writeheader()
+            table.writerows(self.rows)
+        checkpoint = {
+            "script": self.script,
+            "dataset": self.args.dataset,
+            "classes": list(self.dataset.classes),
+            "generator_args": self.generator_args,
+            "steps_per_epoch": self.steps_per_epoch,
+            "step": self.step,
+            "rows": self.rows,
+            "names": self.names,
+            "window": window,
+            "random_state": random_state(self.device),
+            **state,
+        }
+        with writing(self.folder / "last.pt") as temporary:
+            torch.save(checkpoint, temporary)
+        self.writer.flush()
+
+    def load(self) -> None:
+        """Take everything back from last.pt. InputError if it does not fit this run."""
+        path = self.folder / "last.pt"
+        checkpoint = read_checkpoint(path)
+        if checkpoint["script"] != self.script:
+            raise InputError(f"{path} is of {checkpoint['script']}.py: resume it with that script")
+        mine = {
+            "classes": list(self.dataset.classes),
+            "generator_args": self.generator_args,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
+        for name, value in mine.items():
+            if checkpoint.get(name) != value:
+                was = f"{name} {checkpoint.get(name)} there, {value} here"
+                raise InputError(f"{path} was trained on other data: {was}")
+        try:
+            for name, part in self.state.items():
+                part.load_state_dict(checkpoint[name])
+            self.step, self.names = checkpoint["step"], checkpoint["names"]
+            self.rows, self.window = checkpoint["rows"], list(checkpoint["window"].to(self.device))
+            restore_random_state(checkpoint["random_state"], self.device)
+        except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            reason = (str(error).splitlines() or ["unknown"])[0]
+            raise InputError(f"{path} does not fit this run: {reason}") from None
+
+    def finish(self) -> None:
+        """The pictures of the whole run: losses.png and training.gif."""
+        plot_losses(self.rows, self.folder / "losses.png")
+        pictures = sorted((self.folder / "samples").glob("epoch_*.png"))
+        few = np.linspace(0, len(pictures) - 1, min(len(pictures), GIF_FRAMES)).round().astype(int)
+        frames = [captioned(Image.open(pictures[i])) for i in few]
+        save_gif(frames, self.folder / "training.gif", seconds=0.2, hold=2)
+        print(f"{self.step:,} steps done; everything is in {self.folder}")
+        print(f"to sample it: python generate.py --load_path {self.folder} --grid_size 8")
+
+
+def all_finite(network: nn.Module) -> bool:
+    return all(bool(t.isfinite().all()) for t in network.state_dict().values())
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The state of torch's global random generators: the CPU's and the device's own."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = getattr(torch, device.type).get_rng_state()
+    return state
+
+
+def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Undo random_state(). Another kind of device than the run's has no state to go on from."""
+    torch.set_rng_state(state["cpu"])
+    if device.type in state and device.type != "cpu":
+        getattr(torch, device.type).set_rng_state(state[device.type])
+
+
+def captioned(picture: Image.Image) -> Image.Image:
+    """A sample picture with its epoch, from its file's name, written above it."""
+    epoch = int(Path(picture.filename).stem.split("_")[1])  # type: ignore[attr-defined]
+    frame = Image.new("RGB", (picture.width, picture.height + 28), "white")
+    frame.paste(picture, (0, 28))
+    font = ImageFont.load_default(size=18)
+    ImageDraw.Draw(frame).text((8, 3), f"epoch {epoch}", fill="black", font=font)
+    return frame
+
+
+def plot_losses(rows: Sequence[dict[str, float]], path: Path) -> None:
+    """Draw the losses and D's mean outputs over the epochs into one PNG."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    groups = {"loss": ("d_loss", "g_loss"), "probability of real": ("d_real", "d_fake")}
+    labels = {"d_loss": "D", "g_loss": "G", "d_real": "D(x)", "d_fake": "D(G(z))"}
+    for axes, (title, names) in zip(figure.subplots(1, 2), groups.items(), strict=True):
+        for name in names:
+            points = [(row["epoch"], row[name]) for row in rows if name in row]
+            marker = "o" if len(points) == 1 else ""
+            x, y = np.array(points).reshape(-1, 2).T
+            axes.plot(x, y, marker=marker, linewidth=1, label=labels[name])
+        axes.set(xlabel="epoch", ylabel=title)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    with writing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

@@ -1,0 +1,290 @@
+"""Draw from a trained generator: a grid, one class, a walk through z, or many single images.
+
+    python generate.py --load_path runs/RUN --grid_size 8              # a grid, one row a class
+    python generate.py --load_path runs/RUN --class Sneaker --seed 1   # a grid of one class
+    python generate.py --load_path runs/RUN --save_path walk.gif       # the grid, walking through z
+    python generate.py --load_path runs/RUN --num_images 10000 --format npz
+
+The checkpoint says which script it came from; that script is imported for its Generator and for
+nothing else. Reading a checkpoint executes none of it: it holds tensors, numbers and text only.
+"""
+
+import argparse
+import importlib
+import math
+import pickle
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor, nn
+from torchvision.utils import make_grid
+from tqdm import tqdm
+
+from data import InputError, class_index, exit_on_input_error, to_uint8, writing
+
+SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
+CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it
+WALK_STOPS, WALK_FRAMES = (
+    4,
+    16,
+)  # a GIF passes this many z, with so many frames from one to the next
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--load_path",
+        required=True,
+        help="a checkpoint, or a run folder (its best.pt, else last.pt)",
+    )
+    add("--save_path", default="samples", help="a folder, or a file ending in .png, .gif or .npz")
+    add("--grid_size", type=int, help="images a row (default 8); rows: one a class, else as many")
+    add("--class", dest="class_name", help="draw this class only, by name or number")
+    add("--num_images", type=int, help="draw so many single images instead of a grid")
+    add(
+        "--format",
+        choices=("png", "npz"),
+        help="of --num_images: files, or one array (default png)",
+    )
+    add("--seed", type=int, default=0, help="of z: the same seed gives the same images")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return parser.parse_args(argv)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; "auto" prefers a GPU. InputError if it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "mps" if name == "cpu" and torch.backends.mps.is_available() else name
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise InputError(f"--device {name} cannot be used here ({reason}); try cpu") from None
+    return torch.device(name)
+
+
+def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """A checkpoint's content, its tensors on `device`. Executes no code that the file may hold.
+
+    `path`: a file, or a run folder, of which best.pt is taken, else last.pt.
+    InputError if there is none, or it is damaged or not a checkpoint of these scripts.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
+        if not found:
+            raise InputError(f"{path} holds neither best.pt nor last.pt: it is no run folder")
+        path = found[0]
+    if not path.is_file():
+        raise InputError(f"there is no checkpoint {path}: give a .pt file or a run folder")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(f"{path} is refused: it holds more than tensors, or is damaged") from None
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError, zipfile.BadZipFile):
+        raise InputError(f"{path} is damaged or no checkpoint: train again, or resume") from None
+    keys = ("script", "classes", "generator_args", "step", "ema")
+    if not (isinstance(content, dict) and all(key in content for key in keys)):
+        raise InputError(f"{path} is not a checkpoint of these scripts")
+    if content["script"] not in SCRIPTS:
+        raise InputError(f"{path} is of {content['script']!r}, which is not {', '.join(SCRIPTS)}")
+    return content
+
+
+def load_generator(
+    path: str | Path, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The averaged generator of a checkpoint, in eval mode, and the checkpoint's content."""
+    checkpoint = read_checkpoint(path, device)
+    try:
+        network = importlib.import_module(checkpoint["script"]).Generator
+        generator = network(**checkpoint["generator_args"])
+        generator.load_state_dict(checkpoint["ema"])
+    except (ImportError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise InputError(f"{path} does not fit {checkpoint['script']}.py: {reason}") from None
+    return generator.to(device).eval().requires_grad_(False), checkpoint
+
+
+@torch.no_grad()
+def sample(generator: nn.Module, z: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Images uint8 (N, C, H, W) on the CPU for z (N, z_dim) and, if conditional, labels (N,).
+
+    Always in eval mode, where batch norm uses its running statistics: a sample then depends on
+    its own z alone. The generator is left in the mode in which it came.
+    """
+    was_training = generator.training
+    generator.eval()
+    images = []
+    for start in range(0, len(z), CHUNK):
+        part = slice(start, start + CHUNK)
+        fake = generator(z[part]) if labels is None else generator(z[part], labels[part])
+        images.append(to_uint8(fake).cpu())
+    generator.train(was_training)
+    return torch.cat(images)
+
+
+def noise(number: int, z_dim: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
+    """z ~ N(0, I), (number, z_dim): drawn on the CPU, so that a seed means the same z anywhere."""
+    return torch.randn(number, z_dim, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
+    """Spherical interpolation from a (t = 0) to b (t = 1), row by row of (N, z_dim).
+
+    White, 2016 (arXiv:1609.04468), Sec. 2.1: z ~ N(0, I) has its length close to sqrt(z_dim), and
+    a straight line would cut through short z, which the generator has never seen.
+    """
+    cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
+    angle = torch.acos(cosine).unsqueeze(1).clamp(min=1e-6)
+    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+def draw_grid(images: Tensor, columns: int, row_names: Sequence[str] = ()) -> Image.Image:
+    """A picture of images uint8 (N, C, H, W), `columns` a row, with a name at the left of each row.
+
+    Enlarged by a whole factor, so that small images can be seen and keep their pixels.
+    """
+    scale = max(1, math.ceil(56 / images.shape[-1]))
+    grid = make_grid(images, nrow=columns, padding=1, pad_value=255)
+    grid = grid.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
+    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
+    if not row_names:
+        return picture
+    cell = (images.shape[-1] + 1) * scale
+    font = ImageFont.load_default(size=max(11, cell // 4))
+    margin = math.ceil(max(font.getlength(name) for name in row_names)) + cell // 3
+    named = Image.new("RGB", (picture.width + margin, picture.height), "white")
+    named.paste(picture, (margin, 0))
+    draw = ImageDraw.Draw(named)
+    for row, name in enumerate(row_names):
+        middle = (margin - cell // 6, scale + row * cell + cell // 2)
+        draw.text(middle, name, fill="black", font=font, anchor="rm")
+    return named
+
+
+def save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a PNG, complete or not at all."""
+    with writing(path) as temporary:
+        picture.save(temporary, format="PNG")
+
+
+def save_gif(frames: Sequence[Image.Image], path: Path, seconds: float, hold: float = 0) -> None:
+    """Write a GIF that loops: each frame for `seconds`, the last for `hold` more."""
+    durations = [round(seconds * 1000)] * len(frames)
+    durations[-1] += round(hold * 1000)
+    small = [frame.convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]
+    with writing(path) as temporary:
+        small[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=small[1:],
+            duration=durations,
+            loop=0,
+        )
+
+
+def check_args(args: argparse.Namespace, path: Path) -> None:
+    """InputError where the flags contradict each other or cannot be met."""
+    suffix = path.suffix.lower()
+    if args.grid_size is not None and args.num_images is not None:
+        raise InputError("--grid_size and --num_images exclude each other")
+    for flag, value, most in (
+        ("grid_size", args.grid_size, 100),
+        ("num_images", args.num_images, 10**7),
+    ):
+        if value is not None and not 1 <= value <= most:
+            raise InputError(f"--{flag} {value}: give a number from 1 to {most}")
+    if not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed {args.seed}: give a number from 0 to 2^63 - 1")
+    if suffix not in ("", ".png", ".gif", ".npz") and not path.is_dir():
+        raise InputError(f"--save_path {path}: give a folder or a name in .png, .gif or .npz")
+    if args.num_images is None and (suffix == ".npz" or args.format):
+        raise InputError("--format and .npz go with --num_images N: say how many images")
+    if args.num_images is not None and (
+        suffix in (".png", ".gif") or (suffix == ".npz" and args.format == "png")
+    ):
+        raise InputError(f"--num_images writes a folder of PNG files or an .npz, not {path}")
+
+
+def save_images(images: Tensor, labels: Tensor | None, classes: Sequence[str], path: Path) -> None:
+    """One PNG file an image into the folder `path`, numbered, its class in its name."""
+    for i, image in enumerate(tqdm(images, unit="file", disable=None)):
+        name = "" if labels is None else "_" + classes[int(labels[i])].replace("/", "-")
+        array = image.permute(1, 2, 0).squeeze(2).numpy()
+        save_picture(Image.fromarray(array), path / f"{i:05d}{name.replace(' ', '-')}.png")
+
+
+def save_npz(images: Tensor, labels: Tensor | None, path: Path) -> None:
+    """`images` uint8 (N, H, W) or (N, H, W, 3); `labels` int64 (N,) where there are classes."""
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).squeeze(3).numpy()}
+    if labels is not None:
+        arrays["labels"] = labels.numpy()
+    with writing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    path = Path(args.save_path)
+    check_args(args, path)
+    device = pick_device(args.device)
+    generator, checkpoint = load_generator(args.load_path, device)
+    z_dim = checkpoint["generator_args"]["z_dim"]
+    classes = tuple(checkpoint["classes"]) if "num_classes" in checkpoint["generator_args"] else ()
+    if args.class_name is not None and not classes:
+        raise InputError(f"--class: {checkpoint['script']} has no classes; try a cdcgan checkpoint")
+    drawn = range(len(classes))
+    if args.class_name is not None:
+        index = class_index(classes, args.class_name)
+        drawn = range(index, index + 1)
+
+    if args.num_images is not None:
+        number = args.num_images
+        labels = torch.tensor(drawn)[torch.arange(number) % len(drawn)] if classes else None
+        z = noise(number, z_dim, args.seed, device)
+        images = sample(generator, z, None if labels is None else labels.to(device))
+        if path.suffix == ".npz" or args.format == "npz":
+            path = path if path.suffix == ".npz" else path / "samples.npz"
+            save_npz(images, labels, path)
+        else:
+            save_images(images, labels, classes, path)
+        print(f"{number} images: {path}")
+        return
+
+    columns = args.grid_size or 8
+    rows = len(drawn) if len(drawn) > 1 else columns
+    labels = None
+    if classes:
+        labels = torch.tensor(drawn).repeat_interleave(rows * columns // len(drawn)).to(device)
+    row_names = [classes[i] for i in drawn] * (rows // len(drawn)) if classes else []
+    if path.suffix == ".gif":
+        stops = [noise(rows * columns, z_dim, args.seed + i, device) for i in range(WALK_STOPS)]
+        frames = [
+            draw_grid(sample(generator, slerp(a, b, i / WALK_FRAMES), labels), columns, row_names)
+            for a, b in zip(stops, stops[1:] + stops[:1], strict=True)
+            for i in range(WALK_FRAMES)
+        ]
+        save_gif(frames, path, seconds=0.08)
+    else:
+        path = path if path.suffix == ".png" else path / "grid.png"
+        z = noise(rows * columns, z_dim, args.seed, device)
+        save_picture(draw_grid(sample(generator, z, labels), columns, row_names), path)
+    print(f"{rows} x {columns} images: {path}")
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()

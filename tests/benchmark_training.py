@@ -1,0 +1,167 @@
+"""How fast cdcgan.py trains, against the plain way to write the same training.
+
+    python tests/benchmark_training.py                  # Fashion-MNIST, the script's defaults
+    python tests/benchmark_training.py --rounds 10 -- --ngf 32 --ndf 32
+
+Both train the same networks on the same images, in turns, in one process, data included. Plain is
+what a first GAN script does: a data set that turns every image into a PIL image and transforms it,
+a DataLoader, float32, torch's default memory layout, an unfused Adam, D's weights not frozen in
+G's step. Whatever follows `--` is for cdcgan.py.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import transforms
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import cdcgan
+from data import load_dataset
+
+
+class PlainDataset(Dataset[tuple[Tensor, int]]):
+    """As torchvision's MNIST class and its like: one PIL image and its transforms at a time."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+        self.transform = transforms.Compose(
+            [
+                transforms.ToTensor(),
+                transforms.Normalize((0.5,) * images.shape[1], (0.5,) * images.shape[1]),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels = self.images[index].permute(1, 2, 0).squeeze(2).numpy()
+        return self.transform(Image.fromarray(pixels)), int(self.labels[index])
+
+
+def plain_steps(args: argparse.Namespace, workers: int) -> Iterator[None]:
+    """Endless training as a first script does it, one step at a time."""
+    data = load_dataset(args.dataset, args.data_dir, args.image_size, args.classes)
+    loader = DataLoader(
+        PlainDataset(data.train_images, data.train_labels),
+        args.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+    )
+    image_args = {
+        "channels": data.channels,
+        "image_size": data.image_size,
+        "num_classes": len(data.classes),
+    }
+    generator = cdcgan.Generator(args.z_dim, args.ngf, **image_args)
+    discriminator = cdcgan.Discriminator(args.ndf, **image_args, norm=args.norm, dropout=0.0)
+    for network in (generator, discriminator):
+        cdcgan.init_weights(network)
+    betas = (args.beta1, args.beta2)
+    opt_g = torch.optim.Adam(generator.parameters(), args.lr_g, betas)
+    opt_d = torch.optim.Adam(discriminator.parameters(), args.lr_d, betas)
+    bce = F.binary_cross_entropy_with_logits
+    ones, zeros = torch.ones(args.batch_size), torch.zeros(args.batch_size)
+    while True:
+        for real, labels in loader:
+            fake = generator(torch.randn(args.batch_size, args.z_dim), labels)
+            opt_d.zero_grad()
+            bce(discriminator(real, labels), ones * (1 - args.label_smoothing)).backward()
+            bce(discriminator(fake.detach(), labels), zeros).backward()
+            opt_d.step()
+            opt_g.zero_grad()
+            bce(discriminator(fake, labels), ones).backward()
+            opt_g.step()
+            yield
+
+
+def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    flops = 0
+
+    class AlternatingRun(cdcgan.Run):
+        """A run whose steps give way to the plain ones, in turns."""
+
+        def steps(self) -> Iterator[int]:
+            nonlocal flops
+            plain = plain_steps(self.args, workers)
+            number = 0
+            with FlopCounterMode(display=False) as counter:
+                yield number
+            flops = counter.get_total_flops()
+            for turn in range(rounds + 1):  # the first warms up
+                start = time.perf_counter()
+                for _ in range(steps):
+                    number += 1
+                    yield number
+                middle = time.perf_counter()
+                for _ in range(steps):
+                    next(plain)
+                if turn:
+                    seconds["ours"].append((middle - start) / steps)
+                    seconds["plain"].append((time.perf_counter() - middle) / steps)
+            self.writer.close()
+            ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "plain"))
+            ratios = [b / a for a, b in zip(seconds["ours"], seconds["plain"], strict=True)]
+            batch = self.args.batch_size
+            print(f"ours   {batch / ours:7,.0f} images/s  {1000 * ours:6.1f} ms a step")
+            print(f"plain  {batch / theirs:7,.0f} images/s  {1000 * theirs:6.1f} ms a step")
+            print(
+                f"ours is {statistics.median(ratios):.2f} times as fast "
+                f"({min(ratios):.2f} to {max(ratios):.2f} over {rounds} rounds of {steps} steps)"
+            )
+            rate, peak = flops / ours / 1e9, matmul_rate(self.autocast_dtype())
+            print(
+                f"ours: {flops / 1e9:.1f} GFLOP a step in products and convolutions, "
+                f"{rate:.0f} GFLOP/s: {100 * rate / peak:.0f} % of a 4096 x 4096 product's {peak:.0f}"
+            )
+
+        def autocast_dtype(self) -> torch.dtype:
+            with cdcgan.autocast_for(self.device, self.args.precision)():
+                enabled = torch.is_autocast_enabled(self.device.type)
+            return torch.bfloat16 if enabled else torch.float32
+
+    cdcgan.Run = AlternatingRun  # type: ignore[misc]
+    with tempfile.TemporaryDirectory() as out:
+        cdcgan.main([*argv, "--out_dir", out, "--device", "cpu"])
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """GFLOP/s of a 4096 x 4096 matrix product: the most that this machine does of the kind."""
+    a = torch.randn(4096, 4096).to(dtype)
+    a @ a
+    times: list[float] = []
+    for _ in range(5):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * 4096**3 / statistics.median(times) / 1e9
+
+
+def main() -> None:
+    own: Any = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    own.add_argument("--rounds", type=int, default=5, help="turns of each")
+    own.add_argument("--steps", type=int, default=30, help="steps a turn")
+    own.add_argument("--workers", type=int, default=0, help="of the plain DataLoader (its default)")
+    own.add_argument("argv", nargs="*", help="flags of cdcgan.py, after --")
+    args = own.parse_args()
+    measure(args.rounds, args.steps, args.workers, args.argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Bad input: one clear line on standard error, exit code 2, no traceback, nothing lost."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cdcgan
+import generate
+from tests.conftest import TINY, refusal, run
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
+    end = ["--out_dir", str(out), "--name", "run", "--max_steps", "12", "--device", "cpu"]
+    cdcgan.main([*data, *TINY, *end])
+    return out / "run"
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--lr_g", "-0.1"], "--lr_g: '-0.1' is not a number in (0, 1]"),
+        (["--lr_d", "nan"], "--lr_d: 'nan' is not a number in (0, 1]"),
+        (["--batch_size", "0"], "--batch_size: '0' is not a whole number in [1, 1e9]"),
+        (["--batch_size", "1.5"], "--batch_size"),
+        (["--dropout", "1.5"], "--dropout: '1.5' is not a number in [0, 1)"),
+        (["--beta1", "1"], "--beta1"),
+        (["--ema", "-1"], "--ema"),
+        (["--label_smoothing", "0.6"], "--label_smoothing"),
+        (["--label_noise", "2"], "--label_noise"),
+        (["--epochs", "0"], "--epochs"),
+        (["--max_steps", "0"], "--max_steps"),
+        (["--seed", "-1"], "--seed"),
+        (["--dataset", "imagenet"], "--dataset"),
+        (["--norm", "group"], "--norm"),
+        (["--image_size", "30"], "--image_size"),
+        (["--epoch", "3"], "unrecognized arguments"),
+        (["--name", "../up"], "--name '../up'"),
+        (["--device", "cuda:77"], "--device cuda:77 cannot be used here"),
+        (["--device", "toaster"], "--device toaster cannot be used here"),
+        (["--config", "nowhere.json"], "nowhere.json cannot be read"),
+        (["--resume", "nowhere"], "nowhere"),
+        (["--resume", "a", "--config", "b"], "exclude each other"),
+        (["--classes", "bag,sofa"], "sofa"),
+        (["--batch_size", "106"], "106"),
+    ],
+)
+def test_flags_of_a_script(argv: list[str], says: str, flags: list[str], capsys: Capture) -> None:
+    assert says in refusal(cdcgan.main, [*flags, "--epochs", "1", *argv], capsys)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--grid_size", "0"], "--grid_size 0"),
+        (["--grid_size", "-3"], "--grid_size -3"),
+        (["--num_images", "0"], "--num_images 0"),
+        (["--num_images", "5", "--grid_size", "2"], "exclude each other"),
+        (["--num_images", "5", "--save_path", "x.png"], "not x.png"),
+        (["--num_images", "5", "--save_path", "x.npz", "--format", "png"], "not x.npz"),
+        (["--save_path", "x.npz"], "--num_images"),
+        (["--format", "npz"], "--num_images"),
+        (["--save_path", "x.jpeg"], "x.jpeg"),
+        (["--class", "sofa"], "sofa"),
+        (["--class", "3"], "3"),
+        (["--seed", "-1"], "--seed -1"),
+        (["--device", "cuda:77"], "--device cuda:77"),
+    ],
+)
+def test_flags_of_generate(argv: list[str], says: str, trained: Path, capsys: Capture) -> None:
+    argv = ["--load_path", str(trained), "--device", "cpu", *argv]
+    assert says in refusal(generate.main, argv, capsys)
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.path,)
+
+
+def write_bad_checkpoint(kind: str, good: Path, path: Path) -> None:
+    content = torch.load(good, weights_only=True)
+    if kind == "cut":
+        path.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "text":
+        path.write_text("hello")
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(Payload(path.parent / "ran")))
+    elif kind == "zipped pickle":
+        torch.save({**content, "classes": Payload(path.parent / "ran")}, path)
+    elif kind == "other project":
+        torch.save({"state_dict": content["generator"]}, path)
+    elif kind == "tensor":
+        torch.save(torch.zeros(3), path)
+    elif kind == "other network":
+        torch.save({**content, "generator_args": {**content["generator_args"], "ngf": 6}}, path)
+    elif kind == "other arguments":
+        torch.save({**content, "generator_args": {"depth": 6}}, path)
+    elif kind == "no classes":
+        torch.save({k: v for k, v in content.items() if k != "classes"}, path)
+    elif kind == "other script":
+        torch.save({**content, "script": "dcgan"}, path)
+    elif kind == "unknown script":
+        torch.save({**content, "script": "os"}, path)
+
+
+KINDS = [
+    *("cut", "empty", "text", "pickle", "zipped pickle", "other project", "tensor"),
+    *("other network", "other arguments", "no classes", "other script", "unknown script"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_checkpoints(kind: str, trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "last.pt"
+    write_bad_checkpoint(kind, trained / "last.pt", path)
+    out = tmp_path / "out"
+    line = refusal(generate.main, ["--load_path", str(path), "--save_path", str(out)], capsys)
+    assert str(path) in line
+    assert not out.exists() and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "no classes"])
+def test_resume_from_bad_checkpoints(
+    kind: str, trained: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "last.pt"
+    write_bad_checkpoint(kind, trained / "last.pt", path)
+    before = path.read_bytes()
+    assert str(path) in refusal(cdcgan.main, ["--resume", str(tmp_path / "run")], capsys)
+    assert path.read_bytes() == before  # nothing is lost
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--lr_g", "0.1"], "--lr_g 0.1"),
+        (["--epochs", "3"], "only raise it"),
+        (["--name", "other"], "--name other"),
+        (["--hflip"], "--hflip"),
+        (["--classes", "bag"], "--classes bag"),
+        (["--seed", "7"], "--seed 7"),
+    ],
+)
+def test_resume_with_contradicting_arguments(
+    argv: list[str], says: str, trained: Path, capsys: Capture
+) -> None:
+    line = refusal(cdcgan.main, ["--resume", str(trained), *argv], capsys)
+    assert says in line and str(trained) in line
+
+
+def test_resume_of_what_is_no_run(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in refusal(cdcgan.main, ["--resume", str(tmp_path / "empty")], capsys)
+    shutil.copytree(trained, tmp_path / "run")
+    (tmp_path / "run" / "last.pt").unlink()
+    assert "last.pt" in refusal(cdcgan.main, ["--resume", str(tmp_path / "run")], capsys)
+    config = tmp_path / "run" / "config.json"
+    good = config.read_text()
+    config.write_text(good.replace('"cdcgan"', '"dcgan"'))
+    assert "dcgan.py" in refusal(cdcgan.main, ["--resume", str(tmp_path / "run")], capsys)
+    for bad in ("", "[]", "{}", good[:50], '{"script": "cdcgan", "args": 3}'):
+        config.write_text(bad)
+        assert "config.json" in refusal(cdcgan.main, ["--resume", str(tmp_path / "run")], capsys)
+    changed = json.loads(good)
+    changed["args"]["batch_size"] = "many"
+    config.write_text(json.dumps(changed))
+    assert "--batch_size" in refusal(cdcgan.main, ["--config", str(config)], capsys)
+
+
+def test_existing_runs_are_not_written_into(
+    trained: Path, flags: list[str], capsys: Capture
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    argv = [*flags, "--out_dir", str(trained.parent), "--name", trained.name]
+    assert f"--resume {trained}" in refusal(cdcgan.main, argv, capsys)
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_out_dir_that_is_a_file(flags: list[str], tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("")
+    assert "file" in refusal(cdcgan.main, [*flags, "--out_dir", str(tmp_path / "file")], capsys)
+
+
+def test_save_path_below_a_file(trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").write_text("")
+    argv = ["--load_path", str(trained), "--save_path", str(tmp_path / "file" / "x.png")]
+    assert "cannot be written" in refusal(generate.main, argv, capsys)
+
+
+def image_folder(tmp_path: Path, *names: str) -> Path:
+    folder = tmp_path / "images"
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.zeros((30, 30), np.uint8)).save(path)
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def test_image_folders(flags: list[str], tmp_path: Path, capsys: Capture) -> None:
+    def refused(folder: Path) -> str:
+        return refusal(cdcgan.main, [*flags, "--data_dir", str(folder), "--epochs", "1"], capsys)
+
+    assert "images" in refused(image_folder(tmp_path))  # empty
+    assert "absent" in refused(tmp_path / "absent")
+    folder = image_folder(tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/2.png")
+    (folder / "a" / "note.txt").write_text("hello")
+    assert "note.txt" in refused(folder)
+    (folder / "a" / "note.txt").rename(folder / "a" / "note.png")
+    assert "note.png" in refused(folder)
+    flat = image_folder(tmp_path / "flat", *(f"{i}.png" for i in range(20)))
+    assert "dcgan.py" in refused(flat)
+    assert not list(tmp_path.glob("cdcgan-*"))  # no run folder was begun
+
+
+@pytest.mark.parametrize(
+    ("script", "argv"),
+    [
+        ("cdcgan.py", ["--lr_g", "nan"]),
+        ("cdcgan.py", ["--dataset", "folder", "--data_dir", "absent"]),
+        ("generate.py", ["--load_path", "absent"]),
+    ],
+)
+def test_the_real_commands(script: str, argv: list[str], tmp_path: Path) -> None:
+    end = run(script, *argv, cwd=tmp_path)
+    assert end.returncode == 2
+    assert "Traceback" not in end.stderr
+    assert "error: " in end.stderr.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []

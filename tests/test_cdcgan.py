@@ -1,0 +1,329 @@
+"""cdcgan.py: networks, losses and the two steps."""
+
+import argparse
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import cdcgan
+from cdcgan import Discriminator, Generator, discriminator_loss, generator_loss, targets, update_ema
+from generate import read_checkpoint
+
+NORMS = ("spectral", "batch", "instance", "layer", "none")
+
+
+# ---- networks ----
+
+
+@pytest.mark.parametrize("image_size", [28, 32, 64, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_networks_fit_every_image(image_size: int, channels: int) -> None:
+    generator = Generator(8, 4, channels, image_size, num_classes=5)
+    images = generator(torch.randn(3, 8), torch.tensor([0, 4, 2]))
+    assert images.shape == (3, channels, image_size, image_size)
+    assert images.abs().max() <= 1
+    for norm in NORMS:
+        discriminator = Discriminator(4, channels, image_size, 5, norm, dropout=0.0)
+        logits = discriminator(images, torch.tensor([0, 4, 2]))
+        assert logits.shape == (3,) and logits.dtype == torch.float32
+
+
+def test_widths_follow_dcgan() -> None:
+    """Figure 1 of Radford et al.: 4 x 4 x 1024 down to 3 channels at 64 pixels, with ngf = 128."""
+    assert cdcgan.pyramid(64, 128) == (4, [128, 256, 512, 1024])
+    assert cdcgan.pyramid(28, 64) == (7, [64, 128])
+    assert cdcgan.pyramid(128, 64)[1][-1] == 512  # no wider than 8 times
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"),
+    [("batch", nn.BatchNorm2d), ("instance", nn.InstanceNorm2d), ("layer", nn.GroupNorm)],
+)
+def test_norm_is_where_dcgan_has_it(norm: str, kind: type[nn.Module]) -> None:
+    layers = list(Discriminator(4, 1, 64, 5, norm, dropout=0.0).layers)
+    convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+    assert [isinstance(layers[i + 1], kind) for i in convolutions] == [False] + [True] * 4
+
+
+def test_spectral_norm_bounds_every_layer() -> None:
+    discriminator = Discriminator(4, 1, 28, 5, "spectral", dropout=0.0)
+    cdcgan.init_weights(discriminator)
+    for _ in range(50):  # a power iteration each
+        discriminator(torch.randn(2, 1, 28, 28), torch.tensor([0, 1]))
+    weights: list[Tensor] = [
+        getattr(module, "weight")  # noqa: B009 (computed by spectral norm: no parameter)
+        for module in discriminator.modules()
+        if hasattr(module, "parametrizations")
+    ]
+    assert len(weights) == 5
+    for weight in weights:
+        largest = torch.linalg.svdvals(weight.detach().flatten(1))[0].item()
+        assert largest == pytest.approx(1, abs=1e-3)
+
+
+def test_initial_weights_are_dcgans() -> None:
+    generator = Generator(100, 64, 1, 28, 10)
+    discriminator = Discriminator(64, 1, 28, 10, "spectral", 0.0)
+    for network in (generator, discriminator):
+        cdcgan.init_weights(network)
+        for name, weight in network.named_parameters():
+            if weight.numel() > 1000 and "embed" not in name:
+                assert weight.mean().item() == pytest.approx(0, abs=0.002)
+                assert weight.std().item() == pytest.approx(0.02, rel=0.1)
+
+
+def test_both_networks_see_the_class() -> None:
+    torch.manual_seed(0)
+    generator = Generator(8, 4, 1, 28, 5).eval()
+    z = torch.randn(1, 8)
+    one, two = (generator(z, torch.tensor([label])) for label in (0, 1))
+    assert not torch.allclose(one, two)
+    discriminator = Discriminator(4, 1, 28, 5, "none", 0.0)
+    assert discriminator(one, torch.tensor([0])) != discriminator(one, torch.tensor([1]))
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    torch.manual_seed(0)
+    generator = Generator(16, 8, 1, 28, 10)
+    z, labels = torch.randn(64, 16), torch.arange(64) % 10
+    for _ in range(3):
+        generator(z, labels)  # batch norm's running statistics move off their start
+    generator.eval()
+    together = generator(z, labels)
+    alone = torch.cat([generator(z[i : i + 1], labels[i : i + 1]) for i in range(64)])
+    assert (together - alone).abs().max() < 1e-5
+
+
+# ---- losses ----
+
+
+def test_losses_at_known_logits() -> None:
+    zero = torch.zeros(4)
+    assert discriminator_loss(zero, zero, 0.0, 0.0, False).item() == pytest.approx(math.log(4))
+    assert generator_loss(zero, False).item() == pytest.approx(math.log(2))
+    # -log sigmoid(2) - log(1 - sigmoid(-1)), and with the roles mirrored the same
+    expected = math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))
+    real, fake = torch.full((4,), 2.0), torch.full((4,), -1.0)
+    assert discriminator_loss(real, fake, 0.0, 0.0, False).item() == pytest.approx(expected)
+    assert discriminator_loss(-real, -fake, 0.0, 0.0, True).item() == pytest.approx(expected)
+
+
+def test_loss_stays_finite_where_a_sigmoid_would_round() -> None:
+    sure = torch.full((4,), 200.0)
+    assert discriminator_loss(-sure, sure, 0.0, 0.0, False).item() == pytest.approx(400)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+def test_smoothing_acts_on_real_labels_only(smoothing: float) -> None:
+    logits = torch.randn(50)
+    assert torch.equal(
+        targets(logits, True, smoothing, 0.0, False), torch.full((50,), 1 - smoothing)
+    )
+    assert torch.equal(targets(logits, False, smoothing, 0.0, False), torch.zeros(50))
+    flipped = targets(logits, True, smoothing, 0.0, True)
+    assert torch.allclose(flipped, torch.full((50,), smoothing))
+    assert torch.equal(targets(logits, False, smoothing, 0.0, True), torch.ones(50))
+
+
+def test_noise_swaps_its_share_of_both_kinds() -> None:
+    torch.manual_seed(0)
+    logits = torch.zeros(20_000)
+    real, fake = (targets(logits, kind, 0.1, 0.2, False) for kind in (True, False))
+    assert set(real.unique().tolist()) == set(fake.unique().tolist()) == {0.0, real.max().item()}
+    assert (real == 0).float().mean().item() == pytest.approx(0.2, abs=0.01)
+    assert (fake > 0).float().mean().item() == pytest.approx(0.2, abs=0.01)
+    assert torch.equal(targets(logits, True, 0.0, 1.0, False), torch.zeros(20_000))
+
+
+def test_generator_is_given_clean_labels() -> None:
+    """Its target is 1 (0 where labels are flipped), whatever D is told."""
+    logits = torch.tensor([0.3, -1.2])
+    softplus = nn.functional.softplus  # softplus(-x) = -log sigmoid(x)
+    assert torch.allclose(generator_loss(logits, False), softplus(-logits).mean())
+    assert torch.allclose(generator_loss(logits, True), softplus(logits).mean())
+
+
+# ---- the average ----
+
+
+def test_ema_follows_its_formula() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    average = copy.deepcopy(network)
+    expected = copy.deepcopy(network.state_dict())
+    for decay in (0.9, 0.5, 0.0):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        network(torch.randn(8, 3))
+        update_ema(average, network, decay)
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+                assert torch.allclose(average.state_dict()[name], expected[name], atol=1e-6)
+    mean, copied = (part.get_buffer("1.running_mean") for part in (average, network))
+    assert torch.allclose(mean, copied)  # after a decay of 0
+
+
+# ---- the steps ----
+
+
+class Watch:
+    """Sits in the optimisers of a run and compares the networks around every step."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, nn.Module] = {}
+        self.events: list[tuple[str, set[str]]] = []  # whose step, which networks it changed
+        self.last: dict[str, Tensor] = {}
+        self.d_grad = torch.empty(0)  # D's gradients at the last step of either
+
+    def snapshot(self) -> dict[str, Tensor]:
+        networks = {name: self.state[name] for name in ("generator", "discriminator")}
+        return {
+            name: torch.cat([p.detach().flatten() for p in network.parameters()])
+            for name, network in networks.items()
+        }
+
+    def adam(self, original: type[torch.optim.Adam]) -> type[torch.optim.Adam]:
+        watch = self
+
+        class Adam(original):  # type: ignore[misc, valid-type]
+            def step(self, closure: Any = None) -> Any:
+                mine = {id(p) for group in self.param_groups for p in group["params"]}
+                (owner,) = (
+                    name
+                    for name in ("generator", "discriminator")
+                    if mine == {id(p) for p in watch.state[name].parameters()}
+                )
+                before = watch.snapshot()
+                if watch.last:  # nothing but these two steps changes a weight
+                    assert all(torch.equal(before[name], watch.last[name]) for name in before)
+                if owner == "discriminator" and not watch.last:  # D's loss never reached G
+                    assert all(p.grad is None for p in watch.state["generator"].parameters())
+                grads = [p.grad for p in watch.state["discriminator"].parameters()]
+                d_grad = torch.cat([grad.flatten() for grad in grads if grad is not None])
+                if owner == "generator":  # G's loss did not reach D's weights
+                    assert torch.equal(d_grad, watch.d_grad)
+                watch.d_grad = d_grad
+                super().step(closure)
+                watch.last = watch.snapshot()
+                changed = {n for n in before if not torch.equal(before[n], watch.last[n])}
+                watch.events.append((owner, changed))
+
+        return Adam
+
+
+def test_each_step_changes_its_own_network(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watch()
+
+    class Run(cdcgan.Run):
+        def __init__(self, *args: Any, **state: Any) -> None:
+            watch.state = state
+            super().__init__(*args, **state)
+
+    monkeypatch.setattr(cdcgan, "Run", Run)
+    monkeypatch.setattr(torch.optim, "Adam", watch.adam(torch.optim.Adam))
+    cdcgan.main([*flags, "--max_steps", "3", "--norm", "batch"])
+    once = [("discriminator", {"discriminator"}), ("generator", {"generator"})]
+    assert watch.events == once * 3
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    checkpoint = read_checkpoint(folder / "last.pt")
+    networks = ("generator", "discriminator", "ema")
+    return {f"{n}.{k}": v for n in networks for k, v in checkpoint[n].items()}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+CHANGES: dict[str, list[str]] = {
+    "z_dim": ["7"],
+    "ngf": ["5"],
+    "ndf": ["5"],
+    "norm": ["batch"],
+    "dropout": ["0.5"],
+    "batch_size": ["9"],
+    "lr_g": ["0.001"],
+    "lr_d": ["0.001"],
+    "beta1": ["0.5"],
+    "beta2": ["0.99"],
+    "ema": ["0"],
+    "label_smoothing": ["0"],
+    "label_noise": ["0.5"],
+    "flip_labels": [],
+    "hflip": [],
+    "seed": ["1"],
+    "classes": ["bag,shoe"],
+    "image_size": ["32"],
+    "precision": ["bf16"],
+}
+# Tested elsewhere: they say where a run comes from, goes and ends, and change no weight.
+ELSEWHERE = (
+    *("help", "epochs", "dataset", "data_dir", "out_dir", "name", "resume", "config", "device"),
+    *("max_steps", "sample_every"),
+)
+
+
+def test_every_flag_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsers: list[argparse.ArgumentParser] = []
+    parse_args = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(
+        argparse.ArgumentParser,
+        "parse_args",
+        lambda self, *args: parsers.append(self) or parse_args(self, *args),  # type: ignore[func-returns-value]
+    )
+    cdcgan.parse_args([])
+    flags = {action.dest for action in parsers[0]._actions}
+    assert flags == set(CHANGES) | set(ELSEWHERE)
+
+
+@pytest.fixture(scope="module")
+def plain(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The command line whose weights the flags below must change. It ends at 12 steps."""
+    out = tmp_path_factory.mktemp("plain")
+    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
+    small = [
+        "--z_dim",
+        "8",
+        "--ngf",
+        "4",
+        "--ndf",
+        "4",
+        "--batch_size",
+        "10",
+        "--precision",
+        "fp32",
+    ]
+    flags = [*data, *small, "--device", "cpu", "--max_steps", "12", "--out_dir", str(out)]
+    cdcgan.main([*flags, "--name", "plain"])
+    return flags
+
+
+def test_the_same_seed_repeats_to_the_bit(plain: list[str]) -> None:
+    cdcgan.main([*plain, "--name", "again"])
+    out = Path(plain[-1])
+    assert same(weights(out / "again"), weights(out / "plain"))
+
+
+@pytest.mark.parametrize("flag", CHANGES)
+def test_flag_changes_the_training(flag: str, plain: list[str]) -> None:
+    cdcgan.main([*plain, "--name", flag, f"--{flag}", *CHANGES[flag]])
+    out = Path(plain[-1])
+    assert not same(weights(out / flag), weights(out / "plain"))
+
+
+def test_dropout_is_the_discriminators_alone() -> None:
+    rates = [
+        m.p for m in Discriminator(4, 1, 28, 5, "none", 0.3).modules() if isinstance(m, nn.Dropout)
+    ]
+    assert rates == [0.3]
+    assert not any(isinstance(m, nn.Dropout) for m in Generator(8, 4, 1, 28, 5).modules())

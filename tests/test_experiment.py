@@ -1,0 +1,261 @@
+"""experiment.py: the run folder, and that stopping and resuming change nothing."""
+
+import argparse
+import csv
+import json
+import math
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+
+import cdcgan
+import experiment
+from data import Batches, InputError
+from experiment import describe, number
+from generate import read_checkpoint
+from tests.conftest import command
+
+# Everything random takes part: dropout, noisy labels, mirrored images.
+RANDOM = ["--dropout", "0.2", "--label_noise", "0.1", "--hflip", "--epochs", "4"]
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two checkpoints, or parts of them, are the same to the bit."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return type(a) is type(b) and a == b
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert equal(read_checkpoint(one / "last.pt"), read_checkpoint(other / "last.pt"))
+    assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
+    samples = sorted(path.name for path in (one / "samples").iterdir())
+    assert samples == sorted(path.name for path in (other / "samples").iterdir())
+    for name in samples:
+        assert (one / "samples" / name).read_bytes() == (other / "samples" / name).read_bytes()
+
+
+@pytest.fixture(scope="module")
+def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The flags of a run of 4 epochs of 10 steps, and the folder of one that was not stopped."""
+    out = tmp_path_factory.mktemp("runs")
+    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
+    small = ["--z_dim", "8", "--ngf", "4", "--ndf", "4", "--batch_size", "10", *RANDOM]
+    flags = [*data, *small, "--out_dir", str(out), "--device", "cpu"]
+    cdcgan.main([*flags, "--name", "straight"])
+    return flags, out / "straight"
+
+
+@pytest.mark.parametrize("steps", [7, 10, 33])
+def test_stopped_by_max_steps_and_resumed(straight: tuple[list[str], Path], steps: int) -> None:
+    flags, whole = straight
+    name = f"max-steps-{steps}"
+    cdcgan.main([*flags, "--name", name, "--max_steps", str(steps)])
+    folder = whole.parent / name
+    assert read_checkpoint(folder)["step"] == steps
+    for file in ("config.json", "metrics.csv", "last.pt", "losses.png", "training.gif"):
+        assert (folder / file).stat().st_size > 0, file
+    cdcgan.main(["--resume", str(folder)])
+    assert_same_run(folder, whole)
+
+
+@pytest.mark.parametrize("at", [13, 19])  # within an epoch, and at the last step of one
+def test_stopped_by_ctrl_c_and_resumed(
+    straight: tuple[list[str], Path],
+    at: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flags, whole = straight
+    get = Batches.__getitem__
+
+    def get_and_interrupt(self: Batches, index: int) -> tuple[Tensor, Tensor]:
+        if index == at:
+            signal.raise_signal(signal.SIGINT)
+        return get(self, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "__getitem__", get_and_interrupt)
+        with pytest.raises(SystemExit) as end:
+            cdcgan.main([*flags, "--name", f"ctrl-c-{at}"])
+    folder = whole.parent / f"ctrl-c-{at}"
+    assert end.value.code == 130
+    assert f"python cdcgan.py --resume {folder}" in capsys.readouterr().out
+    assert read_checkpoint(folder)["step"] == at + 1  # the step it fell into was finished
+    cdcgan.main(["--resume", str(folder)])
+    assert_same_run(folder, whole)
+
+
+def test_killed_and_resumed(straight: tuple[list[str], Path]) -> None:
+    flags, whole = straight
+    folder = whole.parent / "killed"
+    arguments = [*flags, "--name", "killed"]
+    process = subprocess.Popen(
+        command("cdcgan.py", *arguments), stdout=subprocess.DEVNULL, cwd=whole.parent
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "samples" / "epoch_0002.png").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert read_checkpoint(folder)["step"] >= 10  # whole, and of the first epoch at least
+    cdcgan.main(["--resume", str(folder)])
+    assert_same_run(folder, whole)
+
+
+def test_a_finished_run_can_be_prolonged(straight: tuple[list[str], Path]) -> None:
+    flags, whole = straight
+    cdcgan.main([*flags, "--name", "prolonged", "--epochs", "2"])
+    folder = whole.parent / "prolonged"
+    cdcgan.main(["--resume", str(folder), "--epochs", "4"])
+    assert_same_run(folder, whole)
+    assert json.loads((folder / "config.json").read_text())["args"]["epochs"] == 4
+
+
+def test_pictures_change_nothing(straight: tuple[list[str], Path]) -> None:
+    flags, whole = straight
+    cdcgan.main([*flags, "--name", "rarely", "--sample_every", "3"])
+    folder = whole.parent / "rarely"
+    assert equal(read_checkpoint(folder), read_checkpoint(whole))
+    drawn = sorted(path.name for path in (folder / "samples").iterdir())
+    assert drawn == ["epoch_0000.png", "epoch_0003.png", "epoch_0004.png"]
+
+
+def test_config_brings_the_arguments_back(straight: tuple[list[str], Path]) -> None:
+    _, whole = straight
+    cdcgan.main(["--config", str(whole / "config.json"), "--name", "from-config"])
+    assert_same_run(whole.parent / "from-config", whole)
+
+
+def test_config_is_overruled_by_the_command_line(straight: tuple[list[str], Path]) -> None:
+    config = ["--config", str(straight[1] / "config.json")]
+    args = cdcgan.parse_args([*config, "--dropout", "0.5", "--no-hflip"])
+    assert (args.dropout, args.hflip, args.label_noise) == (0.5, False, 0.1)
+    assert args.name is None  # a new run, with a folder of its own
+
+
+# ---- what a run leaves behind ----
+
+
+def test_metrics_have_a_row_a_window_and_epoch(straight: tuple[list[str], Path]) -> None:
+    with (straight[1] / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [10, 20, 30, 40]
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4]
+    for row in rows:
+        assert 0 < float(row["d_real"]) < 1 and 0 < float(row["d_fake"]) < 1
+        assert 0 < float(row["d_loss"]) < 10 and 0 < float(row["g_loss"]) < 10
+
+
+def test_rows_are_means_over_their_window(flags: list[str], tmp_path: Path) -> None:
+    cdcgan.main([*flags, "--name", "one", "--max_steps", "1"])
+    first = read_checkpoint(tmp_path / "one")["window"]
+    cdcgan.main([*flags, "--name", "nine", "--max_steps", "9"])
+    window = read_checkpoint(tmp_path / "nine")["window"]
+    assert torch.equal(window[:1], first)
+    cdcgan.main([*flags, "--name", "ten", "--max_steps", "10"])
+    checkpoint = read_checkpoint(tmp_path / "ten")
+    (row,) = checkpoint["rows"]
+    tenth = row["g_loss"] * 10 - window[:, checkpoint["names"].index("g_loss")].double().sum()
+    assert 0 < tenth < 10
+
+
+def test_tensorboard_holds_curves_pictures_and_flags(straight: tuple[list[str], Path]) -> None:
+    events = EventAccumulator(str(straight[1]), size_guidance={"images": 0}).Reload()
+    tags = events.Tags()
+    for tag in ("loss/discriminator", "loss/generator", "discriminator/D(x)"):
+        assert [event.step for event in events.Scalars(tag)] == [10, 20, 30, 40]
+    assert set(tags["images"]) == {"images/real", "images/generated"}
+    assert [event.step for event in events.Images("images/generated")] == [0, 10, 20, 30, 40]
+    metadata = events.SummaryMetadata("_hparams_/session_start_info")
+    assert b"label_noise" in metadata.plugin_data.content
+
+
+def test_gif_shows_every_epoch_at_the_same_size(straight: tuple[list[str], Path]) -> None:
+    gif = Image.open(straight[1] / "training.gif")
+    assert gif.n_frames == 5  # type: ignore[attr-defined]
+    assert gif.info["loop"] == 0
+    picture = Image.open(straight[1] / "samples" / "epoch_0004.png")
+    assert gif.size[0] == picture.size[0]
+
+
+def test_long_runs_make_short_gifs(straight: tuple[list[str], Path], tmp_path: Path) -> None:
+    run = object.__new__(experiment.Run)
+    run.folder, run.rows, run.step = tmp_path, [], 0
+    (tmp_path / "samples").mkdir()
+    for epoch in range(150):
+        picture = Image.new("L", (40, 40), epoch)
+        picture.save(tmp_path / "samples" / f"epoch_{epoch:04d}.png")
+    run.finish()
+    gif = Image.open(tmp_path / "training.gif")
+    assert gif.n_frames == experiment.GIF_FRAMES  # type: ignore[attr-defined]
+
+
+def test_describe_lists_layers_shapes_and_parameters() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    lines = describe(network, torch.zeros(1, 1, 8, 8)).splitlines()
+    assert lines[0] == "Sequential: 330 parameters"
+    assert [line.split()[1] for line in lines[1:]] == ["Conv2d", "ReLU", "Flatten", "Linear"]
+    assert "(1, 4, 6, 6)" in lines[1] and lines[1].split()[-1] == "40"
+    assert network.training
+
+
+# ---- what must not go on ----
+
+
+@pytest.mark.parametrize("kind", ["loss", "weight"])
+def test_non_finite_numbers_stop_the_run(
+    kind: str, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get = Batches.__getitem__
+    at = 14 if kind == "loss" else 19  # the last step's loss is finite, the weights after it not
+
+    def get_broken(self: Batches, index: int) -> tuple[Tensor, Tensor]:
+        images, labels = get(self, index)
+        return (images * (math.nan if kind == "loss" and index == at else 1)), labels
+
+    def update_and_break(ema: nn.Module, network: nn.Module, decay: float) -> None:
+        calls.append(None)
+        if kind == "weight" and len(calls) == at + 1:
+            next(network.parameters()).data[0] = math.inf
+
+    calls: list[None] = []
+    monkeypatch.setattr(Batches, "__getitem__", get_broken)
+    monkeypatch.setattr(cdcgan, "update_ema", update_and_break)
+    expected = "d_loss became nan at step 15" if kind == "loss" else "generator is not finite"
+    with pytest.raises(InputError, match=expected):
+        cdcgan.main([*flags, "--name", "broken"])
+    checkpoint = read_checkpoint(tmp_path / "broken")
+    assert checkpoint["step"] == 10
+    assert all(value.isfinite().all() for value in checkpoint["generator"].values())
+
+
+@pytest.mark.parametrize(
+    ("interval", "kind", "good", "bad"),
+    [
+        ("[0, 1)", float, ["0", "0.999"], ["1", "-0.1", "nan", "x", ""]),
+        ("(0, 1]", float, ["1e-9", "1"], ["0", "1.01", "inf"]),
+        ("[1, 1e9]", int, ["1", "1000000000"], ["0", "1.5", "-3", "1000000001"]),
+    ],
+)
+def test_number_keeps_to_its_interval(
+    interval: str, kind: type, good: list[str], bad: list[str]
+) -> None:
+    parse = number(interval, kind)
+    assert [parse(text) for text in good] == [kind(text) for text in good]
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=r"in [\[(]"):
+            parse(text)

@@ -1,0 +1,128 @@
+"""generate.py: what it draws, and that a checkpoint stays data."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageSequence
+
+import cdcgan
+import generate
+from generate import draw_grid, load_generator, noise, sample, slerp
+from tests.conftest import CLASSES, TINY
+
+
+@pytest.fixture(scope="module")
+def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained")
+    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
+    end = ["--out_dir", str(out), "--name", "run", "--max_steps", "20", "--device", "cpu"]
+    cdcgan.main([*data, *TINY, *end])
+    return out / "run"
+
+
+def draw(trained: Path, *argv: str) -> None:
+    generate.main(["--load_path", str(trained), "--device", "cpu", *argv])
+
+
+def test_grid_has_a_named_row_a_class(trained: Path, tmp_path: Path) -> None:
+    draw(trained, "--grid_size", "5", "--save_path", str(tmp_path / "new" / "folder"))
+    picture = Image.open(tmp_path / "new" / "folder" / "grid.png")
+    cells = (5 * 29 + 1) * 2, (len(CLASSES) * 29 + 1) * 2
+    assert picture.size[1] == cells[1]
+    margin = picture.size[0] - cells[0]
+    assert margin > 0
+    names = np.asarray(picture.convert("L"))[:, :margin]
+    for row in range(len(CLASSES)):
+        assert names[row * 58 : row * 58 + 58].min() < 100  # something is written there
+
+
+def test_one_class_by_name_or_number(trained: Path, tmp_path: Path) -> None:
+    for name, path in (("coat", "a.png"), ("COAT", "b.png"), ("1", "c.png"), ("shoe", "d.png")):
+        draw(trained, "--class", name, "--grid_size", "3", "--save_path", str(tmp_path / path))
+    a, b, c, d = ((tmp_path / f"{name}.png").read_bytes() for name in "abcd")
+    assert a == b == c != d
+    assert Image.open(tmp_path / "a.png").size[1] == (3 * 29 + 1) * 2
+
+
+def test_the_same_seed_draws_the_same_picture(trained: Path, tmp_path: Path) -> None:
+    for seed, path in (("1", "a.png"), ("1", "b.png"), ("2", "c.png")):
+        draw(trained, "--seed", seed, "--save_path", str(tmp_path / path))
+    a, b, c = ((tmp_path / f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_gif_walks_and_comes_back(trained: Path, tmp_path: Path) -> None:
+    draw(trained, "--grid_size", "2", "--save_path", str(tmp_path / "walk.gif"))
+    gif = Image.open(tmp_path / "walk.gif")
+    frames = [np.asarray(f.convert("L")).astype(int) for f in ImageSequence.Iterator(gif)]
+    assert len(frames) == generate.WALK_STOPS * generate.WALK_FRAMES
+    steps = [np.abs(a - b).max() for a, b in zip(frames, frames[1:] + frames[:1], strict=True)]
+    assert max(steps) < 3 * np.median(steps) + 10  # no jump, not even where it loops
+    assert max(steps) > 0
+
+
+def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:
+    draw(trained, "--num_images", "7", "--save_path", str(tmp_path / "seven.npz"))
+    with np.load(tmp_path / "seven.npz", allow_pickle=False) as arrays:
+        assert arrays["images"].shape == (7, 28, 28) and arrays["images"].dtype == np.uint8
+        assert arrays["labels"].dtype == np.int64
+        assert arrays["labels"].tolist() == [0, 1, 2, 0, 1, 2, 0]
+    draw(trained, "--num_images", "3", "--format", "npz", "--save_path", str(tmp_path / "dir"))
+    assert (tmp_path / "dir" / "samples.npz").exists()
+
+
+def test_folder_of_samples_holds_the_same_pixels(trained: Path, tmp_path: Path) -> None:
+    draw(trained, "--num_images", "7", "--class", "bag", "--save_path", str(tmp_path / "files"))
+    draw(trained, "--num_images", "7", "--class", "0", "--save_path", str(tmp_path / "x.npz"))
+    files = sorted((tmp_path / "files").iterdir())
+    assert [file.name for file in files] == [f"{i:05d}_bag.png" for i in range(7)]
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert arrays["labels"].tolist() == [0] * 7
+        for file, image in zip(files, arrays["images"], strict=True):
+            assert np.array_equal(np.asarray(Image.open(file)), image)
+
+
+def test_samples_come_from_the_average_in_eval_mode(trained: Path) -> None:
+    generator, checkpoint = load_generator(trained / "last.pt")
+    assert not generator.training
+    for name, value in generator.state_dict().items():
+        assert torch.equal(value, checkpoint["ema"][name])
+    z, labels = noise(6, 8, seed=0), torch.arange(6) % 3
+    generator.train()
+    images = sample(generator, z, labels)
+    assert generator.training  # left as it came
+    assert images.dtype == torch.uint8 and images.shape == (6, 1, 28, 28)
+    alone = torch.cat([sample(generator, z[i : i + 1], labels[i : i + 1]) for i in range(6)])
+    assert (images.int() - alone.int()).abs().max() <= 1  # float32's last digit may round over
+
+
+def test_best_is_preferred_to_last(trained: Path, tmp_path: Path) -> None:
+    content = torch.load(trained / "last.pt", weights_only=True)
+    torch.save(content, tmp_path / "last.pt")
+    assert generate.read_checkpoint(tmp_path)["step"] == 20
+    torch.save({**content, "step": 5}, tmp_path / "best.pt")
+    assert generate.read_checkpoint(tmp_path)["step"] == 5
+
+
+def test_grid_keeps_the_pixels() -> None:
+    images = torch.arange(6 * 3 * 64 * 64).remainder(256).to(torch.uint8).view(6, 3, 64, 64)
+    picture = np.asarray(draw_grid(images, 3))
+    assert picture.shape == (2 * 65 + 1, 3 * 65 + 1, 3)  # large enough: not enlarged
+    corner = picture[66:130, 1:65]
+    assert np.array_equal(corner, images[3].permute(1, 2, 0).numpy())
+    small = np.asarray(draw_grid(images[:, :1, :28, :28], 6))
+    assert np.array_equal(small[2:58:2, 2:58:2, 0], images[0, 0, :28, :28].numpy())
+
+
+def test_slerp_keeps_the_length() -> None:
+    a, b = noise(5, 100, seed=1), noise(5, 100, seed=2)
+    assert torch.allclose(slerp(a, b, 0.0), a, atol=1e-5)
+    assert torch.allclose(slerp(a, b, 1.0), b, atol=1e-5)
+    a, b = (x / x.norm(dim=1, keepdim=True) for x in (a, b))
+    middle = slerp(a, b, 0.3)
+    assert torch.allclose(middle.norm(dim=1), torch.ones(5), atol=1e-5)
+    angle = torch.acos((a * b).sum(1))
+    assert torch.allclose(torch.acos((a * middle).sum(1)), 0.3 * angle, atol=1e-4)
+    assert torch.allclose(slerp(a, a, 0.5), a, atol=1e-5)
