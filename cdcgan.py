@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-from data import Batches, InputError, exit_on_input_error, load_dataset
+from data import Batches, load_dataset
 from experiment import COUNT, SWITCH, Run, autocast_for, number
 from experiment import parse_args as parse_run_args
+from files import InputError, exit_on_input_error
 from generate import pick_device
 
 

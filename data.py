@@ -10,24 +10,11 @@ are looked for in --data_dir, then on the system, then on the network, and verif
 folder of images is decoded once, into a cache file that is then mapped into memory.
 """
 
-import gzip
 import hashlib
-import http.client
-import io
 import json
-import math
 import os
-import pickle
-import shutil
-import subprocess
-import sys
-import tarfile
-import tempfile
-import time
-import urllib.request
 import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,8 +26,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 from tqdm import tqdm
+
+from files import InputError, atomic, load_cifar10, load_idx
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
 IMAGE_SIZES = (28, 32, 64, 128)
@@ -51,44 +39,9 @@ CLASSES = {
     ),
     "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
 }
-IDX_SOURCES: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
-IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
-# SHA-256 of the uncompressed IDX_FILES: gzip's output differs between the places that offer them.
-IDX_SHA256 = {
-    "mnist": (
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    ),
-    "fashion_mnist": (
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
-}
-SYSTEM_FOLDERS = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
-DEBIAN_PACKAGE = "dataset-fashion-mnist"
-TIMEOUT = 10.0  # seconds a mirror may stay silent
-SLOWEST = 10_000  # bytes a second below which a mirror counts as silent
 KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
 CACHE_VERSION = 1  # of the decoded folder: raise it when decoding changes
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # what Windows leaves in a folder of pictures
-
-
-class InputError(Exception):
-    """What the user gave cannot be used; the message says what, where and what to do, in a line."""
-
-
-@contextmanager
-def exit_on_input_error() -> Iterator[None]:
-    """An InputError inside becomes one line on standard error and exit code 2."""
-    try:
-        yield
-    except InputError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 @dataclass
@@ -132,7 +85,7 @@ def load_dataset(
         if name == "folder":
             return _load_folder(Path(data_dir), image_size or 64, classes)
         kept = torch.tensor(_kept_classes(CLASSES[name], classes))
-        load = _load_cifar10 if name == "cifar10" else partial(_load_idx, name)
+        load = load_cifar10 if name == "cifar10" else partial(load_idx, name)
         images, labels, test_images, test_labels = map(torch.from_numpy, load(Path(data_dir)))
     except OSError as error:
         place, reason = error.filename or data_dir, error.strerror or error
@@ -250,272 +203,6 @@ def _resize(images: Tensor, size: int) -> Tensor:
         scaled = F.interpolate(chunk.float(), (size, size), mode="bilinear", antialias=True)
         out.copy_(scaled.round().clamp(0, 255))
     return resized
-
-
-# ---- files: verified, downloaded, renamed into place ----
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`: becomes `path` when the block ends well, else is removed."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """atomic() for what a user asked for: folders are made, failures are InputErrors."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path) as unfinished:
-            yield unfinished
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
-
-
-def _download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
-    """Fetch `url` to `path`, which appears only when whole and verified."""
-    request = urllib.request.Request(url, headers={"User-Agent": "gan-scripts"})
-    with atomic(path) as unfinished:
-        with (
-            urllib.request.urlopen(request, timeout=TIMEOUT) as response,
-            open(unfinished, "wb") as file,
-            tqdm(
-                desc=path.name,
-                total=int(response.headers.get("Content-Length", 0)) or None,
-                unit="B",
-                unit_scale=True,
-                disable=None,  # no bar where standard error is not a terminal
-            ) as bar,
-        ):
-            start = time.monotonic()
-            while chunk := response.read1(1 << 16):
-                bar.update(file.write(chunk))
-                # The socket's timeout sees silence only, not a mirror that sends drop by drop.
-                if time.monotonic() - start > TIMEOUT + file.tell() / SLOWEST:
-                    raise TimeoutError("too slow")
-        verify(unfinished)
-
-
-def _read_verified(path: Path, digest: str, foreign: Sequence[str] = ()) -> bytes | None:
-    """The uncompressed bytes of a raw or gzipped file whose SHA-256 is `digest`.
-
-    None if the digest is one of `foreign`; InputError if it is any other.
-    """
-    content = path.read_bytes()
-    try:
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-        found = hashlib.sha256(content).hexdigest()
-    except (OSError, EOFError, zlib.error):
-        found = "not a whole gzip file"
-    if found == digest:
-        return content
-    if found in foreign:
-        return None
-    raise InputError(f"{path} is corrupt or cut short (wrong checksum): delete it or replace it")
-
-
-# ---- mnist and fashion_mnist: four IDX files ----
-
-
-def _load_idx(name: str, data_dir: Path) -> list[np.ndarray]:
-    """Training images (N, 1, 28, 28) and labels (N,), then those of the test set."""
-    contents = {file: _find_idx(name, file, data_dir) for file in IDX_FILES}
-    missing = [file for file, content in contents.items() if content is None]
-    if missing:
-        _fetch_idx(name, data_dir / name, missing)
-        contents |= {file: _find_idx(name, file, data_dir) for file in missing}
-    arrays = [_parse_idx(content) for content in contents.values() if content is not None]
-    return [a[:, None] if a.ndim == 3 else a.astype(np.int64) for a in arrays]
-
-
-def _find_idx(name: str, file: str, data_dir: Path) -> bytes | None:
-    """The uncompressed bytes of one file from the first folder that has it; None if none has."""
-    folders = [data_dir, data_dir / name, data_dir / IDX_SOURCES[name].__name__ / "raw"]
-    folders += [SYSTEM_FOLDERS[name]] if name in SYSTEM_FOLDERS else []
-    # Both sets use the same file names: in data_dir itself the other's files count as absent.
-    foreign = [_digest(other, file) for other in IDX_SHA256 if other != name]
-    for folder in folders:
-        for path in (folder / file, folder / f"{file}.gz"):
-            if path.is_file():
-                others = foreign if folder == data_dir else []
-                content = _read_verified(path, _digest(name, file), others)
-                if content is not None:
-                    return content
-    return None
-
-
-def _digest(name: str, file: str) -> str:
-    return IDX_SHA256[name][IDX_FILES.index(file)]
-
-
-def _fetch_idx(name: str, folder: Path, missing: Sequence[str]) -> None:
-    """Bring the missing files into `folder` from the first source that gives them, or InputError.
-
-    A mirror that fails once is not asked for the other files; those it gave are kept.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    tried = []
-    for mirror in IDX_SOURCES[name].mirrors:
-        try:
-            for file in missing:
-                path = folder / f"{file}.gz"
-                if not path.exists():
-                    verify = partial(_read_verified, digest=_digest(name, file))
-                    _download(f"{mirror}{file}.gz", path, verify)
-            return
-        except (OSError, http.client.HTTPException, InputError) as error:
-            tried.append(f"{mirror} ({error})")
-    advice = f"put {', '.join(missing)} (or .gz) into {folder}"
-    if name == "fashion_mnist":
-        try:
-            _unpack_debian_package(folder, missing)
-            return
-        except (OSError, subprocess.SubprocessError, InputError) as error:
-            tried.append(f"the package {DEBIAN_PACKAGE} ({error})")
-        advice += f", or apt-get install {DEBIAN_PACKAGE}"
-    sources = ", ".join(tried)
-    raise InputError(f"{name} is not in {folder.parent}, nor fetched: tried {sources}; {advice}")
-
-
-def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
-    """Download Debian's package and unpack it, without root and without installing anything."""
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise InputError("no apt-get and dpkg-deb here")
-    print(f"no mirror answers: unpacking Debian's {DEBIAN_PACKAGE} into {folder}", file=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".debian-") as temporary:
-        place = Path(temporary)
-
-        def run(*command: str) -> None:
-            with open(place / "log", "wb") as log:  # a pipe would wait for apt's children too
-                code = subprocess.call(
-                    command,
-                    cwd=place,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    timeout=300,
-                )
-            if code != 0:
-                lines = (place / "log").read_text(errors="replace").strip().splitlines()
-                raise InputError(f"{command[0]}: {lines[-1] if lines else f'exit code {code}'}")
-
-        apt = ["apt-get", "-o", f"Acquire::http::Timeout={TIMEOUT:.0f}", "-o", "Acquire::Retries=0"]
-        apt += ["-o", "APT::Sandbox::User=root"]  # its own user may not enter a private folder
-        try:
-            run(*apt, "download", DEBIAN_PACKAGE)
-        except InputError:  # the system's package lists are empty: fetch private ones
-            for needed in ("lists/partial", "cache/archives/partial"):
-                (place / needed).mkdir(parents=True)
-            apt += ["-o", f"Dir::State::Lists={place}/lists", "-o", f"Dir::Cache={place}/cache"]
-            run(*apt, "update")
-            run(*apt, "download", DEBIAN_PACKAGE)
-        for package in place.glob("*.deb"):
-            run("dpkg-deb", "-x", str(package), "unpacked")
-        for file in missing:
-            source = place / "unpacked/usr/share/datasets/fashion-mnist" / f"{file}.gz"
-            _read_verified(source, _digest("fashion_mnist", file))
-            os.replace(source, folder / source.name)
-
-
-def _parse_idx(content: bytes) -> np.ndarray:
-    """IDX bytes -> uint8 array: two zeros, type 8, number of dimensions, their sizes, the data."""
-    header = 4 + 4 * content[3]
-    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
-    if content[:3] != b"\0\0\x08" or len(content) != header + math.prod(shape):
-        raise InputError(f"an IDX file of {len(content)} bytes that is not uint8 of shape {shape}")
-    # bytearray, because a tensor needs memory that may be written
-    return np.frombuffer(bytearray(content), np.uint8, offset=header).reshape(shape)
-
-
-# ---- cifar10: torchvision's cifar-10-batches-py ----
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays and plain containers; whatever else is named is refused unrun."""
-
-    allowed = {
-        "_reconstruct": np.empty(0).__reduce__()[0],  # its module's name depends on numpy's version
-        "ndarray": np.ndarray,
-        "dtype": np.dtype,
-    }
-
-    def find_class(self, module: str, name: str) -> object:
-        if module.split(".")[0] != "numpy" or name not in self.allowed:
-            raise pickle.UnpicklingError(f"it names {module}.{name}")
-        return self.allowed[name]
-
-
-def _load_cifar10(data_dir: Path) -> list[np.ndarray]:
-    """Training images (N, 3, 32, 32) and labels (N,), then those of the test set."""
-    base = CIFAR10.base_folder
-    for folder in (data_dir / base, data_dir / "cifar10" / base, data_dir):
-        if (folder / CIFAR10.train_list[0][0]).exists():
-            break
-    else:
-        folder = data_dir / base
-        _fetch_cifar10(folder)
-    arrays = []
-    for listing in (CIFAR10.train_list, CIFAR10.test_list):
-        images, labels = zip(*(_read_batch(folder / f, md5) for f, md5 in listing), strict=True)
-        arrays += [np.concatenate(images), np.concatenate(labels)]
-    return arrays
-
-
-def _read_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
-    """One of CIFAR-10's pickles: images uint8 (N, 3, 32, 32), labels int64 (N,)."""
-    advice = "delete its folder or replace it"
-    if not path.is_file():
-        raise InputError(f"{path} is missing: {advice}")
-    content = path.read_bytes()
-    if _md5(content) != md5:
-        raise InputError(f"{path} is corrupt or cut short (wrong checksum): {advice}")
-    try:  # MD5 can be forged, so the unpickler trusts nothing either
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
-        images = batch["data"].reshape(-1, 3, 32, 32).astype(np.uint8, casting="no")
-        labels = np.array(batch["labels"], np.int64).reshape(len(images))
-    except Exception as error:  # a hostile pickle can raise anything
-        raise InputError(f"{path} is no CIFAR-10 batch ({error}): {advice}") from error
-    return images, labels
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _fetch_cifar10(folder: Path) -> None:
-    """Make `folder` out of the archive: the one that lies beside it, or a download."""
-
-    def verify(path: Path) -> None:
-        if _md5(path.read_bytes()) != CIFAR10.tgz_md5:
-            raise InputError(f"{path} is corrupt or cut short: delete it or replace it")
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".cifar10-") as temporary:
-        archive = folder.parent / CIFAR10.filename
-        if archive.is_file():
-            verify(archive)
-        else:
-            archive = Path(temporary) / CIFAR10.filename
-            try:
-                _download(CIFAR10.url, archive, verify)
-            except (OSError, http.client.HTTPException, InputError) as error:
-                raise InputError(
-                    f"cifar10 is not in {folder.parent} and cannot be fetched: tried {CIFAR10.url} "
-                    f"({error}); put {CIFAR10.filename} or its folder {folder.name} there"
-                ) from error
-        unpacked = Path(temporary) / folder.name
-        unpacked.mkdir()
-        with tarfile.open(archive) as tar:
-            for file, _ in CIFAR10.train_list + CIFAR10.test_list:  # these members, no other path
-                member = tar.extractfile(f"{folder.name}/{file}")
-                assert member is not None  # the archive's checksum is the original's
-                (unpacked / file).write_bytes(member.read())
-        os.replace(unpacked, folder)
 
 
 # ---- folder: any images, decoded once into a memory-mapped cache ----

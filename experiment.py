@@ -42,7 +42,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
-from data import DATASETS, IMAGE_SIZES, Dataset, InputError, writing
+from data import DATASETS, IMAGE_SIZES, Dataset
+from files import InputError, writing
 from generate import draw_grid, noise, read_checkpoint, sample, save_gif, save_picture
 
 SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from data import InputError, class_index, exit_on_input_error, to_uint8, writing
+from data import class_index, to_uint8
+from files import InputError, exit_on_input_error, writing
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it

@@ -126,7 +126,7 @@ def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
             rate, peak = flops / ours / 1e9, matmul_rate(self.autocast_dtype())
             print(
                 f"ours: {flops / 1e9:.1f} GFLOP a step in products and convolutions, "
-                f"{rate:.0f} GFLOP/s: {100 * rate / peak:.0f} % of a 4096 x 4096 product's {peak:.0f}"
+                f"{rate:.0f} GFLOP/s: {100 * rate / peak:.0f} % of what a 4096 x 4096 product does"
             )
 
         def autocast_dtype(self) -> torch.dtype:

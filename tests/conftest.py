@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import exit_on_input_error
+from files import exit_on_input_error
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("bag", "coat", "shoe")

@@ -21,7 +21,9 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
 import data
-from data import Batches, InputError, class_index, load_dataset, to_float, to_uint8
+import files
+from data import Batches, class_index, load_dataset, to_float, to_uint8
+from files import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +32,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(MNIST, "mirrors", [])
     monkeypatch.setattr(FashionMNIST, "mirrors", [])
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    monkeypatch.setattr(data, "SYSTEM_FOLDERS", {})
-    monkeypatch.setattr(data.shutil, "which", lambda command: None)
+    monkeypatch.setattr(files, "SYSTEM_FOLDERS", {})
+    monkeypatch.setattr(files.shutil, "which", lambda command: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
 
 
@@ -50,7 +52,7 @@ def idx_files(seed: int) -> dict[str, bytes]:
         arrays.append(rng.integers(0, 256, (n, 28, 28), np.uint8))
         arrays.append((np.arange(n) % 10).astype(np.uint8))
     arrays[1][0] = seed  # the label files of two sets differ, as the real ones do
-    return dict(zip(data.IDX_FILES, map(idx, arrays), strict=True))
+    return dict(zip(files.IDX_FILES, map(idx, arrays), strict=True))
 
 
 FILES = {"mnist": idx_files(1), "fashion_mnist": idx_files(2)}
@@ -62,7 +64,7 @@ def small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
         name: tuple(hashlib.sha256(content).hexdigest() for content in files.values())
         for name, files in FILES.items()
     }
-    monkeypatch.setattr(data, "IDX_SHA256", digests)
+    monkeypatch.setattr(files, "IDX_SHA256", digests)
 
 
 def write_idx(folder: Path, name: str = "mnist", gz: bool = True) -> Path:
@@ -95,7 +97,7 @@ def test_idx_files_are_found_in_every_layout(tmp_path: Path, place: str, gz: boo
 
 def test_data_dir_goes_before_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = write_idx(tmp_path / "system", "fashion_mnist")
-    monkeypatch.setattr(data, "SYSTEM_FOLDERS", {"fashion_mnist": system})
+    monkeypatch.setattr(files, "SYSTEM_FOLDERS", {"fashion_mnist": system})
     assert len(load_dataset("fashion_mnist", tmp_path / "none").train_images) == 40
     broken = tmp_path / "dir" / "train-images-idx3-ubyte.gz"
     broken.parent.mkdir()
@@ -133,8 +135,8 @@ def test_the_other_sets_files_in_data_dir_are_absent(tmp_path: Path) -> None:
 )
 def test_idx_header_must_fit_its_data(content: bytes) -> None:
     with pytest.raises(InputError, match="IDX"):
-        data._parse_idx(content)
-    assert data._parse_idx(b"\0\0\x08\x01\0\0\0\x01x").tolist() == [ord("x")]
+        files._parse_idx(content)
+    assert files._parse_idx(b"\0\0\x08\x01\0\0\0\x01x").tolist() == [ord("x")]
 
 
 def test_classes_are_kept_and_relabelled_in_order(tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_class_index() -> None:
 
 
 def test_input_error_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info, data.exit_on_input_error():
+    with pytest.raises(SystemExit) as exit_info, files.exit_on_input_error():
         raise InputError("first\nsecond")
     assert exit_info.value.code == 2
     assert capsys.readouterr().err == "error: first second\n"
@@ -256,7 +258,7 @@ def mirror_wrong(handler: http.server.BaseHTTPRequestHandler) -> None:
 def test_a_bad_mirror_leaves_nothing_and_the_next_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable, bad: Callable
 ) -> None:
-    monkeypatch.setattr(data, "TIMEOUT", 0.3)
+    monkeypatch.setattr(files, "TIMEOUT", 0.3)
     address = serve(bad)
     monkeypatch.setattr(MNIST, "mirrors", [address])
     start = time.monotonic()
@@ -271,7 +273,7 @@ def test_a_bad_mirror_leaves_nothing_and_the_next_is_asked(
     monkeypatch.setattr(MNIST, "mirrors", [address, serve(mirror_good)])
     assert torch.equal(load_dataset("mnist", tmp_path).train_images, expected_images("mnist"))
     names = sorted(path.name for path in (tmp_path / "mnist").iterdir())
-    assert names == sorted(f"{file}.gz" for file in data.IDX_FILES)
+    assert names == sorted(f"{file}.gz" for file in files.IDX_FILES)
     monkeypatch.setattr(MNIST, "mirrors", [])
     assert len(load_dataset("mnist", tmp_path).train_images) == 40, "found there afterwards"
 
@@ -308,7 +310,7 @@ def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
     command.write_text("#!/bin/sh\n" + script)
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(data.shutil, "which", REAL_WHICH)
+    monkeypatch.setattr(files.shutil, "which", REAL_WHICH)
 
 
 REAL_WHICH = shutil.which
@@ -344,7 +346,7 @@ def test_debian_package_is_unpacked(
     assert torch.equal(dataset.train_images, expected_images("fashion_mnist"))
     assert len((tmp_path / "calls").read_text().splitlines()) == (1 if lists == "full" else 3)
     names = sorted(path.name for path in (tmp_path / "data/fashion_mnist").iterdir())
-    assert names == sorted(f"{file}.gz" for file in data.IDX_FILES)
+    assert names == sorted(f"{file}.gz" for file in files.IDX_FILES)
 
 
 @needs_dpkg

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 import cdcgan
 import experiment
-from data import Batches, InputError
+from data import Batches
 from experiment import describe, number
+from files import InputError
 from generate import read_checkpoint
 from tests.conftest import command
 
