@@ -1,10 +1,15 @@
 """Conditional DCGAN: a picture of the class you ask for (Mirza & Osindero, 2014, arXiv:1411.1784).
 
 A generator G turns noise z and a class y into an image; a discriminator D sees an image and a class
-and says whether they came from the data. Both are given y, so G is punished for the right picture
-under the wrong name. The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434).
+and says whether they came from the data. Both are given y, so D can refuse the right picture under
+the wrong name, and G must draw what it was asked for.
 
     min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]
+
+The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434). The departures are for variety
+within a class, which plain DCGAN lost here: D has spectral norm instead of batch norm and one layer
+more, and Adam has no momentum. Mirza & Osindero join a one-hot y to D's input; here D meets y in a
+projection of its features (Miyato & Koyama, 2018, arXiv:1802.05637). z is normal, not uniform.
 
 Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
 """
@@ -21,39 +26,40 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from data import Batches, load_dataset
-from experiment import COUNT, SWITCH, Run, autocast_for, number
+from experiment import COUNT, SWITCH, WIDTH, Run, argument_parser, autocast_for, number
 from experiment import parse_args as parse_run_args
 from files import InputError, exit_on_input_error
 from generate import pick_device
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        Path(__file__).name,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = argument_parser(__file__, __doc__)
     add = parser.add_argument_group("model").add_argument
-    add("--z_dim", type=COUNT, default=100, help="length of z (DCGAN Sec. 4: 100)")
-    add("--ngf", type=COUNT, default=64, help="channels of G's last hidden layer")
-    add("--ndf", type=COUNT, default=64, help="channels of D's first hidden layer")
+    add("--z_dim", type=WIDTH, default=100, help="length of z (DCGAN Fig. 1: 100)")
+    add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (Fig. 1: 128)")
+    add("--ndf", type=WIDTH, default=64, help="channels of D's first layer (DCGAN's code: 64)")
     norms = ("spectral", "batch", "instance", "layer", "none")
-    add("--norm", choices=norms, default="spectral", help="D's normalisation (Miyato et al. 2018)")
-    add("--dropout", type=number("[0, 1)"), default=0.0, help="share of D's features dropped")
+    norm = "of D: spectral is Miyato et al. 2018, batch is DCGAN Sec. 3"
+    add("--norm", choices=norms, default="spectral", help=norm)
+    dropout = "share of D's last features dropped (Goodfellow et al. 2014 Sec. 5)"
+    add("--dropout", type=number("[0, 1)"), default=0.0, help=dropout)
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=COUNT, default=50, help="passes over the training images")
-    add("--batch_size", type=COUNT, default=128, help="images a step (DCGAN Sec. 4: 128)")
+    add("--batch_size", type=COUNT, default=64, help="images a step (DCGAN Sec. 4: 128)")
     add("--lr_g", type=number("(0, 1]"), default=2e-4, help="Adam's step for G (DCGAN Sec. 4)")
     add("--lr_d", type=number("(0, 1]"), default=4e-4, help="for D (two rates: Heusel et al. 2017)")
-    add("--beta1", type=number("[0, 1)"), default=0.0, help="Adam's beta1 (DCGAN Sec. 4: 0.5)")
-    add("--beta2", type=number("[0, 1)"), default=0.9, help="Adam's beta2")
-    add("--ema", type=number("[0, 1)"), default=0.999, help="decay of G's average; 0: no average")
+    beta1 = "Adam's beta1 (DCGAN Sec. 4: 0.5; Gulrajani et al. 2017 Alg. 1: 0)"
+    add("--beta1", type=number("[0, 1)"), default=0.0, help=beta1)
+    beta2 = "Adam's beta2 (Adam's own: 0.999; Gulrajani et al. 2017 Alg. 1: 0.9)"
+    add("--beta2", type=number("[0, 1)"), default=0.9, help=beta2)
+    ema = "decay of the average of G's weights; 0: the last ones (Yazici et al. 2019)"
+    add("--ema", type=number("[0, 1)"), default=0.999, help=ema)
     add = parser.add_argument_group("labels of the discriminator").add_argument
-    smooth = "real is 1 minus this, for D only (Salimans et al. 2016, Sec. 3.4)"
-    add("--label_smoothing", type=number("[0, 0.5]"), default=0.1, help=smooth)
-    add("--label_noise", type=number("[0, 1]"), default=0.0, help="share of D's labels swapped")
-    add("--flip_labels", **SWITCH, help="real = 0, fake = 1 throughout")
+    smoothing = "real is 1 minus this, for D only (Salimans et al. 2016 Sec. 3.4)"
+    add("--label_smoothing", type=number("[0, 0.5]"), default=0.1, help=smoothing)
+    noise = "share of D's labels swapped (Chintala et al. 2016, How to Train a GAN, tip 6)"
+    add("--label_noise", type=number("[0, 1]"), default=0.0, help=noise)
+    add("--flip_labels", **SWITCH, help="real = 0, fake = 1 throughout (the same, tip 2)")
     return parse_run_args(parser, argv)
 
 
@@ -198,14 +204,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = load_dataset(args.dataset, args.data_dir, args.image_size, args.classes)
     if not dataset.classes:
         raise InputError(f"{args.data_dir} has no class subfolders; dcgan.py learns without them")
-    batches = Batches(
-        dataset.train_images,
-        dataset.train_labels,
-        args.batch_size,
-        args.seed,
-        device,
-        args.hflip,
-    )
+    images, labels = dataset.train_images, dataset.train_labels
+    batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip)
 
     image_args = {
         "channels": dataset.channels,
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_d.step()
 
         # G's step: make D, as it now is, call the same images real. Gradients go through D to G,
-        # but not into D's weights: computing them would be half of this step's work, for nothing.
+        # but not into D's weights: those would be a quarter of this step's work, for nothing.
         discriminator.requires_grad_(False)
         with autocast():
             fake_logits_after = discriminator(fake, labels)

@@ -39,6 +39,7 @@ CLASSES = {
     ),
     "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
 }
+SHUFFLES, NOISE = 1, 2  # purposes of seeded(): independent streams of random numbers
 KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
 CACHE_VERSION = 1  # of the decoded folder: raise it when decoding changes
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # what Windows leaves in a folder of pictures
@@ -125,6 +126,16 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def seeded(seed: int, *purpose: int) -> torch.Generator:
+    """A random generator of its own for each (seed, purpose...), on the CPU.
+
+    There, so that every device sees the same numbers. SeedSequence mixes what it is given into 32
+    bits, all that torch's CPU generator takes: seed + epoch would make two seeds share epochs.
+    """
+    mixed = np.random.SeedSequence(seed, spawn_key=purpose).generate_state(1)
+    return torch.Generator().manual_seed(int(mixed[0]))
+
+
 class Batches:
     """Shuffled mini-batches as a pure function of (seed, number): a run resumes from any step."""
 
@@ -176,10 +187,7 @@ class Batches:
         return images, self.labels.index_select(0, index).to(self.device)
 
     def _shuffle(self, epoch: int) -> None:
-        # On the CPU, so that every device sees the same order. SeedSequence mixes both numbers
-        # into 32 bits, all that torch's CPU generator takes: seed + epoch would repeat orders.
-        mixed = np.random.SeedSequence(self.seed % 2**64, spawn_key=(epoch,)).generate_state(1)
-        generator = torch.Generator().manual_seed(int(mixed[0]))
+        generator = seeded(self.seed, SHUFFLES, epoch)
         self.order = torch.randperm(len(self.images), generator=generator).to(self.images.device)
         coins = torch.rand(len(self.images), 1, 1, 1, generator=generator) < 0.5
         self.mirrored = coins.to(self.images.device)

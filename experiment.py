@@ -2,7 +2,7 @@
 
 A script builds its networks and hands them to a Run, which then counts the steps:
 
-    run = Run(args, dataset, len(batches), generator=generator, ..., opt_d=opt_d)
+    run = Run("cdcgan", args, dataset, len(batches), generator_args, generator=generator, ...)
     for step in run.steps():
         ...                                         # the script's own two updates
         run.log(d_loss=d_loss, g_loss=g_loss)
@@ -10,7 +10,7 @@ A script builds its networks and hands them to a Run, which then counts the step
 Between two steps the run logs, draws and saves. What it leaves in runs/<name>/:
 
     config.json    the command line's arguments, versions, device; --config reads it back
-    metrics.csv    losses and the like: everything that repeats to the bit
+    metrics.csv    losses and the like: what repeats to the bit (on a CPU: see Run)
     timing.csv     seconds and images/s an epoch: what does not
     events.*       the same for TensorBoard, with pictures and hyperparameters
     samples/       epoch_0001.png, ...: the same z at every epoch
@@ -25,6 +25,7 @@ import json
 import math
 import platform
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -81,6 +82,26 @@ def number(interval: str, kind: type = float) -> Callable[[str], Any]:
 
 
 COUNT = number("[1, 1e9]", int)
+WIDTH = number("[1, 4096]", int)  # of z and of layers
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows a script's docstring as it is, and every flag's default where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is argparse.SUPPRESS:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def argument_parser(script: str, description: str | None) -> argparse.ArgumentParser:
+    """The parser to which `script`, a file's name, adds its own flags."""
+    return argparse.ArgumentParser(
+        Path(script).name,
+        description=description,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -93,7 +114,7 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
     add("--hflip", **SWITCH, help="mirror images left to right at random")
     add = parser.add_argument_group("run").add_argument
     add("--out_dir", default="runs", help="where run folders go")
-    add("--name", help="the run folder's name (default: script, data set, time)")
+    add("--name", help="the run folder's name; if not given: script, data set, time")
     add("--resume", metavar="RUN_DIR", help="go on with a stopped run; its flags are kept")
     add("--config", metavar="FILE", help="a run's config.json: its arguments become the defaults")
     add("--seed", type=number("[0, 4294967295]", int), default=0, help="of everything random")
@@ -166,8 +187,8 @@ def autocast_for(device: torch.device, precision: str) -> Callable[[], torch.aut
         if device.type == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            features = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-            native = bool(features.get("amx_bf16") or features.get("avx512_bf16"))
+            # Processors with AMX have it too. (torch has a public name for this from 2.11 on.)
+            native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if native else "fp32"
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
@@ -212,6 +233,10 @@ class Run:
     generate.py needs to rebuild it. `state`: every network and optimiser that training changes, by
     name: `generator`, its average `ema` (which draws the pictures), `discriminator` or `critic`,
     and the optimisers. All of it goes into each checkpoint and comes back with --resume.
+
+    A run that was stopped and resumed equals one that was not, to the bit: on a CPU, with as many
+    threads. A GPU adds in an order that changes (convolutions' and embeddings' gradients), so there
+    only the random numbers repeat.
     """
 
     def __init__(
@@ -241,14 +266,16 @@ class Run:
         if args.resume:
             self.folder = Path(args.resume)
             self.load()
+            for unfinished in self.folder.glob(".*.part"):  # of a process that was killed
+                unfinished.unlink()
         else:
             self.folder = self.new_folder()
         self.write_config()
         self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
+        self.save()  # from here on the run can be resumed
         self.introduce()
-        if not args.resume:
+        if self.step == 0:
             self.draw_samples()  # epoch 0: what an untrained generator draws
-            self.save()
 
     @property
     def epoch(self) -> int:
@@ -296,9 +323,8 @@ class Run:
     def introduce(self) -> None:
         """Print both networks and where everything goes; tell TensorBoard the hyperparameters."""
         data = self.dataset
-        real = data.train_images[: ROWS * ROWS].cpu()
         label = () if self.fixed_labels is None else (self.fixed_labels[:1],)
-        image = torch.zeros(1, *real.shape[1:], device=self.device)
+        image = torch.zeros(1, *data.train_images.shape[1:], device=self.device)
         critic = self.state["discriminator" if "discriminator" in self.state else "critic"]
         print(describe(self.state["generator"], self.fixed_z[:1], *label))
         print(describe(critic, image, *label))
@@ -310,14 +336,28 @@ class Run:
         stands = (
             f"going on at step {self.step:,} of {self.total_steps:,}" if self.step else "new run"
         )
-        print(f"{stands} on {self.device}, in {self.folder}", flush=True)
-        print(f"to watch it: tensorboard --logdir {self.folder.parent}", flush=True)
+        print(f"{stands} on {self.device}, in {self.folder}")
+        print(f"to watch it: tensorboard --logdir {shlex.quote(str(self.folder.parent))}")
+        if self.device.type != "cpu":
+            print(f"on {self.device.type} a run does not repeat to the bit: only on a CPU")
+        sys.stdout.flush()
         if self.step == 0:
-            picture = np.asarray(draw_grid(real, ROWS))
+            picture = np.asarray(draw_grid(self.real_examples(), ROWS, self.row_names))
             self.writer.add_image("images/real", picture, 0, dataformats="HWC")
             values = {k: v for k, v in vars(self.args).items() if isinstance(v, str | int | float)}
             for summary in hparams(values, dict.fromkeys(TAGS.values(), 0.0)):
                 self.writer._get_file_writer().add_summary(summary)
+
+    def real_examples(self) -> Tensor:
+        """Training images to lay beside the samples, of the same classes row by row."""
+        images, labels = self.dataset.train_images, self.dataset.train_labels.cpu()
+        if self.fixed_labels is None:
+            return images[torch.linspace(0, len(images) - 1, ROWS * ROWS).long()]
+        index, drawn = [], self.fixed_labels.tolist()
+        for i, label in enumerate(drawn):
+            of_class = (labels == label).nonzero().flatten()
+            index.append(int(of_class[drawn[:i].count(label) % len(of_class)]))
+        return images[index]
 
     def steps(self) -> Iterator[int]:
         """Number the generator updates that are left; between them log, draw and save.
@@ -359,7 +399,7 @@ class Run:
         self.stopping = True
 
     def resume_command(self) -> str:
-        return f"python {self.script}.py --resume {self.folder}"
+        return f"python {self.script}.py --resume {shlex.quote(str(self.folder))}"
 
     def progress_bar(self) -> tqdm:
         return tqdm(
@@ -398,8 +438,12 @@ class Run:
         return values
 
     def diverged(self, what: str) -> None:
-        kept = f"{self.folder / 'last.pt'} is from before"
-        raise InputError(f"{what}; {kept}; try smaller learning rates or --precision fp32")
+        kept = f"{self.folder / 'last.pt'} is whole, from before"
+        again = f"{self.script}.py --config {shlex.quote(str(self.folder / 'config.json'))}"
+        raise InputError(
+            f"{what}; {kept}; start anew with smaller steps or in float32: "
+            f"python {again} --lr_g ... --lr_d ... or --precision fp32"
+        )
 
     def summary(self) -> str:
         """The last row, for people."""
@@ -417,13 +461,27 @@ class Run:
         line = f"epoch {self.epoch:>3}/{self.args.epochs}  {seconds:6.1f} s  {rate:6,.0f} images/s"
         print(f"{line}  {self.summary()}", flush=True)
         self.writer.add_scalar("speed/images per second", rate, self.step)
-        timing = self.folder / "timing.csv"
-        header = "" if timing.exists() else "epoch,steps,seconds,images_per_second\n"
-        with timing.open("a") as file:
-            file.write(f"{header}{self.epoch},{steps},{seconds:.3f},{rate:.1f}\n")
-        if self.epoch % self.args.sample_every == 0 or self.epoch == self.args.epochs:
+        self.append_timing(f"{self.epoch},{steps},{seconds:.3f},{rate:.1f}\n")
+        self.check_weights()
+        if self.epoch % self.args.sample_every == 0:
             self.draw_samples()
         self.save()
+
+    def append_timing(self, line: str) -> None:
+        """A line an epoch; an epoch that a kill made the run repeat has two."""
+        path = self.folder / "timing.csv"
+        header = "epoch,steps,seconds,images_per_second\n"
+        before = path.read_text() if path.exists() else header
+        with writing(path) as temporary:
+            temporary.write_text(before + line)
+
+    def check_weights(self) -> None:
+        """InputError where a network holds a number that is not finite."""
+        for name, part in self.state.items():
+            if isinstance(part, nn.Module):
+                for weights in part.state_dict().values():
+                    if not weights.isfinite().all():
+                        self.diverged(f"the {name} is not finite at step {self.step:,}")
 
     def draw_samples(self) -> None:
         """Draw the fixed z with the averaged generator. Changes no state of the training."""
@@ -436,10 +494,7 @@ class Run:
     def save(self) -> None:
         """Write metrics.csv and last.pt as of this step."""
         window = self.finite_window()
-        state = {name: part.state_dict() for name, part in self.state.items()}
-        for name, part in self.state.items():
-            if isinstance(part, nn.Module) and not all_finite(part):
-                self.diverged(f"a weight of the {name} is not finite at step {self.step:,}")
+        self.check_weights()
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         with writing(self.folder / "metrics.csv") as temporary, temporary.open("w") as file:
             table = csv.DictWriter(file, columns, lineterminator="\n")
@@ -451,15 +506,17 @@ class Run:
             "classes": list(self.dataset.classes),
             "generator_args": self.generator_args,
             "steps_per_epoch": self.steps_per_epoch,
+            "images": fingerprint(self.dataset.train_images),
             "step": self.step,
             "rows": self.rows,
             "names": self.names,
             "window": window,
             "random_state": random_state(self.device),
-            **state,
+            **{name: part.state_dict() for name, part in self.state.items()},
         }
-        with writing(self.folder / "last.pt") as temporary:
-            torch.save(checkpoint, temporary)
+        # Through a file of Python's: torch's own writer reports a full disk as a RuntimeError.
+        with writing(self.folder / "last.pt") as temporary, temporary.open("wb") as file:
+            torch.save(checkpoint, file)
         self.writer.flush()
 
     def load(self) -> None:
@@ -472,6 +529,7 @@ class Run:
             "classes": list(self.dataset.classes),
             "generator_args": self.generator_args,
             "steps_per_epoch": self.steps_per_epoch,
+            "images": fingerprint(self.dataset.train_images),
         }
         for name, value in mine.items():
             if checkpoint.get(name) != value:
@@ -493,13 +551,17 @@ class Run:
         pictures = sorted((self.folder / "samples").glob("epoch_*.png"))
         few = np.linspace(0, len(pictures) - 1, min(len(pictures), GIF_FRAMES)).round().astype(int)
         frames = [captioned(Image.open(pictures[i])) for i in few]
-        save_gif(frames, self.folder / "training.gif", seconds=0.2, hold=2)
+        if frames:
+            save_gif(frames, self.folder / "training.gif", seconds=0.2, hold=2)
         print(f"{self.step:,} steps done; everything is in {self.folder}")
-        print(f"to sample it: python generate.py --load_path {self.folder} --grid_size 8")
+        path = shlex.quote(str(self.folder))
+        print(f"to sample it: python generate.py --load_path {path} --grid_size 8")
 
 
-def all_finite(network: nn.Module) -> bool:
-    return all(bool(t.isfinite().all()) for t in network.state_dict().values())
+def fingerprint(images: Tensor) -> list[int]:
+    """The number of images and the sum of a thousand: tells a data set from another in no time."""
+    few = images[:: max(1, len(images) // 1000)]
+    return [len(images), int(few.sum(dtype=torch.int64))]
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -58,12 +58,15 @@ class InputError(Exception):
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """An InputError inside becomes one line on standard error and exit code 2."""
+    """An InputError inside becomes one line on standard error, exit code 2; Ctrl-C: 130."""
     try:
         yield
     except InputError as error:
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 @contextmanager
@@ -269,6 +272,8 @@ def load_cifar10(data_dir: Path) -> list[np.ndarray]:
             break
     else:
         folder = data_dir / base
+        if folder.exists():  # before a download that would have nowhere to go
+            raise InputError(f"{folder} lacks {CIFAR10.train_list[0][0]}: delete it or replace it")
         _fetch_cifar10(folder)
     arrays = []
     for listing in (CIFAR10.train_list, CIFAR10.test_list):

@@ -68,6 +68,8 @@ def plain_steps(args: argparse.Namespace, workers: int) -> Iterator[None]:
     }
     generator = cdcgan.Generator(args.z_dim, args.ngf, **image_args)
     discriminator = cdcgan.Discriminator(args.ndf, **image_args, norm=args.norm, dropout=0.0)
+    # The script's G hands its layers channels_last; torch's own layout is what a first script has.
+    generator.layers.register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
     for network in (generator, discriminator):
         cdcgan.init_weights(network)
     betas = (args.beta1, args.beta2)

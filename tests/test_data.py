@@ -735,7 +735,7 @@ def test_a_batch_is_a_function_of_seed_and_number(hflip: bool) -> None:
         images, labels = batches[i]
         assert torch.equal(images, forward[i][0]) and torch.equal(labels, forward[i][1])
     orders = [tuple(forward[i][1].tolist()) for i in (0, 5, 10)]
-    orders += [tuple(make(seed)[0][1].tolist()) for seed in (4, -1, 2**32 + 3, 2**40)]
+    orders += [tuple(make(seed)[0][1].tolist()) for seed in (4, 2**32 + 3, 2**40)]
     assert len(set(orders)) == len(orders), "every epoch and every seed has its own order"
     with pytest.raises(IndexError):
         make()[-1]
