@@ -45,9 +45,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dropout", type=number("[0, 1)"), default=0.0, help=dropout)
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=COUNT, default=50, help="passes over the training images")
-    add("--batch_size", type=COUNT, default=64, help="images a step (DCGAN Sec. 4: 128)")
-    add("--lr_g", type=number("(0, 1]"), default=2e-4, help="Adam's step for G (DCGAN Sec. 4)")
-    add("--lr_d", type=number("(0, 1]"), default=4e-4, help="for D (two rates: Heusel et al. 2017)")
+    add("--batch_size", type=COUNT, default=128, help="images a step (DCGAN Sec. 4: 128)")
+    lr_g = "Adam's step for G (DCGAN Sec. 4: 0.0002)"
+    add("--lr_g", type=number("(0, 1]"), default=4e-4, help=lr_g)
+    add("--lr_d", type=number("(0, 1]"), default=8e-4, help="for D (two rates: Heusel et al. 2017)")
     beta1 = "Adam's beta1 (DCGAN Sec. 4: 0.5; Gulrajani et al. 2017 Alg. 1: 0)"
     add("--beta1", type=number("[0, 1)"), default=0.0, help=beta1)
     beta2 = "Adam's beta2 (Adam's own: 0.999; Gulrajani et al. 2017 Alg. 1: 0.9)"
