@@ -17,6 +17,7 @@ Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
 import argparse
 import copy
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,10 +27,11 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from data import Batches, load_dataset
-from experiment import COUNT, SWITCH, WIDTH, Run, argument_parser, autocast_for, number
+from device import autocast_for, pick_device
+from experiment import COUNT, RATE, SHARE, SWITCH, WIDTH, Run, argument_parser, number
 from experiment import parse_args as parse_run_args
 from files import InputError, exit_on_input_error
-from generate import pick_device
+from layers import normalised, pyramid, update_ema
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,22 +41,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (Fig. 1: 128)")
     add("--ndf", type=WIDTH, default=64, help="channels of D's first layer (DCGAN's code: 64)")
     norms = ("spectral", "batch", "instance", "layer", "none")
-    norm = "of D: spectral is Miyato et al. 2018, batch is DCGAN Sec. 3"
-    add("--norm", choices=norms, default="spectral", help=norm)
+    add("--norm", choices=norms, default="spectral", help="D's (Miyato et al. 2018; DCGAN: batch)")
     dropout = "share of D's last features dropped (Goodfellow et al. 2014 Sec. 5)"
-    add("--dropout", type=number("[0, 1)"), default=0.0, help=dropout)
+    add("--dropout", type=SHARE, default=0.0, help=dropout)
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=COUNT, default=50, help="passes over the training images")
     add("--batch_size", type=COUNT, default=128, help="images a step (DCGAN Sec. 4: 128)")
-    lr_g = "Adam's step for G (DCGAN Sec. 4: 0.0002)"
-    add("--lr_g", type=number("(0, 1]"), default=4e-4, help=lr_g)
-    add("--lr_d", type=number("(0, 1]"), default=8e-4, help="for D (two rates: Heusel et al. 2017)")
-    beta1 = "Adam's beta1 (DCGAN Sec. 4: 0.5; Gulrajani et al. 2017 Alg. 1: 0)"
-    add("--beta1", type=number("[0, 1)"), default=0.0, help=beta1)
-    beta2 = "Adam's beta2 (Adam's own: 0.999; Gulrajani et al. 2017 Alg. 1: 0.9)"
-    add("--beta2", type=number("[0, 1)"), default=0.9, help=beta2)
-    ema = "decay of the average of G's weights; 0: the last ones (Yazici et al. 2019)"
-    add("--ema", type=number("[0, 1)"), default=0.999, help=ema)
+    add("--lr_g", type=RATE, default=4e-4, help="Adam's step for G (DCGAN Sec. 4: 0.0002)")
+    add("--lr_d", type=RATE, default=8e-4, help="for D (two rates: Heusel et al. 2017)")
+    add("--beta1", type=SHARE, default=0.0, help="Adam's (DCGAN: 0.5; Gulrajani et al. 2017: 0)")
+    add("--beta2", type=SHARE, default=0.9, help="Adam's (its own: 0.999; Gulrajani et al.: 0.9)")
+    ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"
+    add("--ema", type=SHARE, default=0.999, help=ema)
+    matching = "G's loss: match the mean of D's features (Salimans et al. 2016 Sec. 3.1)"
+    add("--feature_matching", **SWITCH, help=matching)
     add = parser.add_argument_group("labels of the discriminator").add_argument
     smoothing = "real is 1 minus this, for D only (Salimans et al. 2016 Sec. 3.4)"
     add("--label_smoothing", type=number("[0, 0.5]"), default=0.1, help=smoothing)
@@ -116,35 +116,17 @@ class Discriminator(nn.Module):
             spectral_norm(self.linear)
             spectral_norm(self.embed)
 
-    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        features = self.layers(images).flatten(2).sum(dim=2)  # (B, 2 * widths[-1])
+    def features(self, images: Tensor) -> Tensor:
+        """(B, features): what the last layer sees, summed over the image."""
+        return self.layers(images).flatten(2).sum(dim=2)
+
+    def judge(self, features: Tensor, labels: Tensor) -> Tensor:
         # Projection (Miyato & Koyama 2018, Eq. 3): how real it is, plus how much it is a y.
         matches = (self.embed(labels) * features).sum(dim=1)
         return (self.linear(features).squeeze(1) + matches).float()
 
-
-def pyramid(image_size: int, width: int) -> tuple[int, list[int]]:
-    """The smallest map's side (4, or 7 for 28 pixels) and the channels from the image's side down.
-
-    Every halving doubles the channels, up to 8 * width (DCGAN Fig. 1).
-    """
-    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]
-    return image_size >> halvings, [width * min(2**i, 8) for i in range(halvings)]
-
-
-def normalised(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
-    """A convolution and the normalisation that --norm names."""
-    channels = conv.out_channels
-    match norm:
-        case "spectral":
-            return [spectral_norm(conv)]
-        case "batch":
-            return [conv, nn.BatchNorm2d(channels)]
-        case "instance":
-            return [conv, nn.InstanceNorm2d(channels, affine=True)]
-        case "layer":
-            return [conv, nn.GroupNorm(1, channels)]
-    return [conv]
+    def forward(self, images: Tensor, labels: Tensor) -> Tensor:
+        return self.judge(self.features(images), labels)
 
 
 def init_weights(network: nn.Module) -> None:
@@ -190,12 +172,10 @@ def generator_loss(fake_logits: Tensor, flip: bool) -> Tensor:
     return F.binary_cross_entropy_with_logits(fake_logits, real)
 
 
-@torch.no_grad()
-def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * network, batch norm's running statistics included."""
-    pairs = zip(ema.state_dict().values(), network.state_dict().values(), strict=True)
-    floats = [(average, value) for average, value in pairs if value.is_floating_point()]
-    torch._foreach_lerp_([a for a, _ in floats], [v for _, v in floats], 1 - decay)
+def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tensor:
+    """|E f(x) - E f(G(z))|^2 (Salimans et al. 2016, Sec. 3.1) for features (B, d) of D."""
+    real_mean, fake_mean = real_features.float().mean(dim=0), fake_features.float().mean(dim=0)
+    return (real_mean.detach() - fake_mean).square().sum()  # detach: only G learns from it
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -208,12 +188,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     images, labels = dataset.train_images, dataset.train_labels
     batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip)
 
-    image_args = {
-        "channels": dataset.channels,
-        "image_size": dataset.image_size,
-        "num_classes": len(dataset.classes),
-    }
-    generator_args = {"z_dim": args.z_dim, "ngf": args.ngf, **image_args}
+    size, classes = dataset.image_size, len(dataset.classes)
+    image_args = dict(channels=dataset.channels, image_size=size, num_classes=classes)
+    generator_args = dict(z_dim=args.z_dim, ngf=args.ngf, **image_args)
     generator = Generator(**generator_args)
     discriminator = Discriminator(args.ndf, **image_args, norm=args.norm, dropout=args.dropout)
     for network in (generator, discriminator):
@@ -228,6 +205,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         generator=generator, discriminator=discriminator, ema=ema, opt_g=opt_g, opt_d=opt_d
     )
     run = Run(Path(__file__).stem, args, dataset, len(batches), generator_args, **state)
+    flip = args.flip_labels
+    sign = -1 if flip else 1  # of the logits with which D calls an image real
+    labels_of_d = dict(smoothing=args.label_smoothing, noise=args.label_noise, flip=flip)
+    clean = partial(discriminator_loss, smoothing=0.0, noise=0.0, flip=flip)
+    run.evaluate_with(clean, partial(generator_loss, flip=flip), sign)
     autocast = autocast_for(device, args.precision)
 
     for step in run.steps():
@@ -240,9 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             fake = generator(z, labels)
             real_logits = discriminator(real, labels)
             fake_logits = discriminator(fake.detach(), labels)  # detach: G learns nothing here
-        d_loss = discriminator_loss(
-            real_logits, fake_logits, args.label_smoothing, args.label_noise, args.flip_labels
-        )
+        d_loss = discriminator_loss(real_logits, fake_logits, **labels_of_d)
         opt_d.zero_grad()
         d_loss.backward()
         opt_d.step()
@@ -250,9 +230,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         # G's step: make D, as it now is, call the same images real. Gradients go through D to G,
         # but not into D's weights: those would be a quarter of this step's work, for nothing.
         discriminator.requires_grad_(False)
-        with autocast():
-            fake_logits_after = discriminator(fake, labels)
-        g_loss = generator_loss(fake_logits_after, args.flip_labels)
+        with autocast(), parametrize.cached():
+            fake_features = discriminator.features(fake)
+            fake_logits_after = discriminator.judge(fake_features, labels)
+            if args.feature_matching:
+                g_loss = feature_matching_loss(discriminator.features(real), fake_features)
+            else:
+                g_loss = generator_loss(fake_logits_after, flip)
         opt_g.zero_grad()
         g_loss.backward()
         opt_g.step()
@@ -261,7 +245,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         # While young, G improves too fast for a long memory: start with a short one.
         update_ema(ema, generator, min(args.ema, (1 + step) / (10 + step)))
 
-        sign = -1 if args.flip_labels else 1  # log the probability of "real", whatever its label
         run.log(
             d_loss=d_loss,
             g_loss=g_loss,

@@ -28,7 +28,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from files import InputError, atomic, load_cifar10, load_idx
+from device import SHUFFLES, seeded
+from files import InputError, atomic, load_cifar10, load_idx, user_cache
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
 IMAGE_SIZES = (28, 32, 64, 128)
@@ -39,7 +40,6 @@ CLASSES = {
     ),
     "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
 }
-SHUFFLES, NOISE = 1, 2  # purposes of seeded(): independent streams of random numbers
 KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
 CACHE_VERSION = 1  # of the decoded folder: raise it when decoding changes
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # what Windows leaves in a folder of pictures
@@ -124,16 +124,6 @@ def to_float(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Floats in [-1, 1] -> uint8 in [0, 255]; the inverse of to_float, values outside clamped."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def seeded(seed: int, *purpose: int) -> torch.Generator:
-    """A random generator of its own for each (seed, purpose...), on the CPU.
-
-    There, so that every device sees the same numbers. SeedSequence mixes what it is given into 32
-    bits, all that torch's CPU generator takes: seed + epoch would make two seeds share epochs.
-    """
-    mixed = np.random.SeedSequence(seed, spawn_key=purpose).generate_state(1)
-    return torch.Generator().manual_seed(int(mixed[0]))
 
 
 class Batches:
@@ -269,11 +259,11 @@ def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
     return entries
 
 
-def _list_images(folder: Path, root: Path) -> Iterator[Path]:
+def list_images(folder: Path, root: Path) -> Iterator[Path]:
     """The images in and below `folder`, sorted; InputError for a file that is no image."""
     for entry in _entries(folder, root):
         if entry.is_dir():
-            yield from _list_images(Path(entry.path), root)
+            yield from list_images(Path(entry.path), root)
         elif entry.is_file() and Path(entry.name).suffix.lower() in Image.registered_extensions():
             yield Path(entry.path)
         else:
@@ -284,11 +274,11 @@ def _list_classes(folder: Path, root: Path) -> dict[str, list[Path]]:
     """Class name -> its images, both sorted; a flat folder is one class named ""."""
     entries = _entries(folder, root)
     if not any(entry.is_dir() for entry in entries):
-        return {"": list(_list_images(folder, root))}
+        return {"": list(list_images(folder, root))}
     for entry in entries:
         if not entry.is_dir():
             raise InputError(f"{entry.path} lies beside class folders: move it into one or away")
-    listing = {entry.name: list(_list_images(Path(entry.path), root)) for entry in entries}
+    listing = {entry.name: list(list_images(Path(entry.path), root)) for entry in entries}
     for name, paths in listing.items():
         if not paths:
             raise InputError(f"{folder / name} has no images: fill the class folder or remove it")
@@ -303,8 +293,7 @@ def _decoded(paths: Sequence[Path], root: Path, size: int) -> np.ndarray:
         for path, stat in zip(paths, stats, strict=True)
     ]
     key = hashlib.sha256(json.dumps([CACHE_VERSION, size, listing]).encode()).hexdigest()
-    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan-scripts"
-    files = [folder / f"{key}.npy" for folder in (root / ".cache", users)]
+    files = [folder / f"{key}.npy" for folder in (root / ".cache", user_cache())]
     for file in files:
         images = _open_cache(file, len(paths), size)
         if images is not None:

@@ -15,7 +15,8 @@ Between two steps the run logs, draws and saves. What it leaves in runs/<name>/:
     events.*       the same for TensorBoard, with pictures and hyperparameters
     samples/       epoch_0001.png, ...: the same z at every epoch
     last.pt        the last checkpoint: networks, optimisers, random state
-    losses.png, training.gif                        at the end
+    best.pt        the checkpoint with the smallest distance to the test images
+    losses.png, metrics.png, training.gif           at the end
 """
 
 import argparse
@@ -44,14 +45,24 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 from data import DATASETS, IMAGE_SIZES, Dataset
-from files import InputError, writing
+from device import random_state, restore_random_state
+from evaluation import Evaluation
+from features import FEATURES
+from files import InputError, exit_on_input_error, writing
 from generate import draw_grid, noise, read_checkpoint, sample, save_gif, save_picture
 
 SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
 LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
-GIF_FRAMES = 60  # the most frames of training.gif, however long the run
+GIF_FRAMES = 30  # the most frames of training.gif, however long the run
 ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
-MAY_DIFFER = {"device", "data_dir", "max_steps", "sample_every", "resume"}  # in a resumed run
+MAY_DIFFER = {
+    "device",
+    "data_dir",
+    "max_steps",
+    "sample_every",
+    "eval_every",
+    "resume",
+}  # in a resumed run
 # TensorBoard's names for what a script logs; whatever is not listed keeps its own.
 TAGS = {
     "d_loss": "loss/discriminator",
@@ -59,7 +70,37 @@ TAGS = {
     "d_real": "discriminator/D(x)",
     "d_fake": "discriminator/D(G(z)) before its update",
     "d_fake_after": "discriminator/D(G(z)) after its update",
+    "wasserstein": "critic/Wasserstein estimate",
+    "penalty": "critic/gradient penalty",
+    "fcd": "metrics/FCD",
+    "fid": "metrics/FID",
+    "classifier_score": "metrics/classifier score",
+    "is": "metrics/Inception Score",
+    "class_share": "metrics/share in the class asked for",
+    "d_accuracy_real": "held out/D's accuracy on real",
+    "d_accuracy_fake": "held out/D's accuracy on generated",
+    "test_d_loss": "held out/discriminator loss",
+    "test_g_loss": "held out/generator loss",
 }
+# What the pictures at the end show: title -> column -> label.
+LOSSES = {
+    "loss": {"d_loss": "D", "g_loss": "G"},
+    "probability of real": {"d_real": "D(x)", "d_fake": "D(G(z))"},
+    "Wasserstein estimate": {"wasserstein": "E f(x) - E f(G(z))"},
+    "gradient penalty": {"penalty": "penalty"},
+}
+METRICS = {
+    "FCD (lower is better)": {"fcd": "FCD"},
+    "FID (lower is better)": {"fid": "FID"},
+    "classifier score": {"classifier_score": "score"},
+    "Inception Score": {"is": "IS"},
+    "share in the class asked for": {"class_share": "share"},
+    "held out: D's accuracy": {"d_accuracy_real": "real", "d_accuracy_fake": "generated"},
+    "held out: loss": {"test_d_loss": "D", "test_g_loss": "G"},
+}
+Rows = Sequence[dict[str, float]]
+LossOfBoth = Callable[[Tensor, Tensor], Tensor]
+LossOfFake = Callable[[Tensor], Tensor]
 
 
 def number(interval: str, kind: type = float) -> Callable[[str], Any]:
@@ -82,6 +123,7 @@ def number(interval: str, kind: type = float) -> Callable[[str], Any]:
 
 
 COUNT = number("[1, 1e9]", int)
+RATE, SHARE = number("(0, 1]"), number("[0, 1)")
 WIDTH = number("[1, 4096]", int)  # of z and of layers
 
 
@@ -123,6 +165,12 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=help_precision)
     add("--max_steps", type=COUNT, help="stop after so many generator updates in all")
     add("--sample_every", type=COUNT, default=1, help="epochs from one sample picture to the next")
+    add("--eval_every", type=COUNT, default=1, help="epochs from one evaluation to the next")
+    help_samples = "samples that an evaluation compares with the test images"
+    add("--eval_samples", type=number("[10, 1e7]", int), default=10_000, help=help_samples)
+    help_features = "what evaluation looks through; if not given: the data set's classifier"
+    add("--features", choices=(*FEATURES, "none"), help=help_features)
+    add("--inception_path", help="FID's Inception weights; if not given: downloaded once")
 
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parser.parse_args(argv)
@@ -179,18 +227,6 @@ def resumed_args(
         if name not in MAY_DIFFER | {"epochs"} and value != before:
             raise InputError(f"--{name} {value}: {folder} was started with {before}; leave it out")
     return args
-
-
-def autocast_for(device: torch.device, precision: str) -> Callable[[], torch.autocast]:
-    """A function that gives the autocast context of `precision` on `device`."""
-    if precision == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            # Processors with AMX have it too. (torch has a public name for this from 2.11 on.)
-            native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        precision = "bf16" if native else "fp32"
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def describe(network: nn.Module, *inputs: Tensor) -> str:
@@ -258,6 +294,8 @@ class Run:
         self.names: list[str] = []  # of what log() is given
         self.window: list[Tensor] = []  # its values since the last row
         self.stopping = False
+        self.best = math.inf  # the smallest distance so far
+        self.evaluation: Evaluation | None = None
         names = dataset.classes[:ROWS] if "num_classes" in generator_args else ()
         self.row_names = [names[i % len(names)] for i in range(ROWS)] if names else []
         labels = torch.arange(ROWS) % max(1, len(names))
@@ -418,14 +456,18 @@ class Run:
         self.window.append(torch.stack([value.detach().float() for value in values.values()]))
 
     def end_window(self) -> None:
-        """Turn the window into a row of metrics.csv and points in TensorBoard: its means."""
-        values = self.finite_window()
-        row = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
-        row |= dict(zip(self.names, values.double().mean(0).tolist(), strict=True))
+        """Turn the window into a row of metrics.csv and points in TensorBoard."""
+        row = self.window_row()
         self.rows.append(row)
         self.window = []
         for name in self.names:
             self.writer.add_scalar(TAGS.get(name, name), row[name], self.step)
+
+    def window_row(self) -> dict[str, float]:
+        """The means over the window, as a row of metrics.csv."""
+        means = self.finite_window().double().mean(dim=0).tolist()
+        row = {"step": self.step, "epoch": self.step / self.steps_per_epoch}
+        return row | dict(zip(self.names, means, strict=True))
 
     def finite_window(self) -> Tensor:
         """The window, float32 (steps, names), on the CPU. InputError if a value is not finite."""
@@ -465,7 +507,38 @@ class Run:
         self.check_weights()
         if self.epoch % self.args.sample_every == 0:
             self.draw_samples()
-        self.save()
+        due = self.epoch % self.args.eval_every == 0
+        better = self.evaluate(self.evaluation) if self.evaluation and due else False
+        self.save(*(["best.pt"] if better else []), "last.pt")
+
+    def evaluate_with(self, d_loss: LossOfBoth, g_loss: LossOfFake, real_sign: int = 1) -> None:
+        """Have every --eval_every epochs measured: with these losses, of clean labels.
+
+        `d_loss` of real and fake logits, `g_loss` of fake logits; `real_sign`: the sign of the
+        logits with which D calls an image real, 0 for a critic, whose scores have no threshold.
+        """
+        conditional = self.fixed_labels is not None
+        before = random_state(self.device)  # making a network draws its first weights
+        self.evaluation = Evaluation.for_run(
+            self.args, self.dataset, self.device, d_loss, g_loss, real_sign, conditional
+        )
+        restore_random_state(before, self.device)
+
+    def evaluate(self, evaluation: Evaluation) -> bool:
+        """Add what an evaluation finds to the last row; whether the distance is the best so far."""
+        critic = self.state["discriminator" if "discriminator" in self.state else "critic"]
+        metrics = evaluation(self.state["ema"], critic)
+        self.rows[-1] |= metrics
+        for name, value in metrics.items():
+            self.writer.add_scalar(TAGS.get(name, name), value, self.step)
+        print(
+            "      " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
+            flush=True,
+        )
+        distance = next(iter(metrics.values()))
+        better = distance < self.best
+        self.best = min(distance, self.best)
+        return better
 
     def append_timing(self, line: str) -> None:
         """A line an epoch; an epoch that a kill made the run repeat has two."""
@@ -491,8 +564,8 @@ class Run:
         array = np.asarray(picture)
         self.writer.add_image("images/generated", array, self.step, dataformats="HWC")
 
-    def save(self) -> None:
-        """Write metrics.csv and last.pt as of this step."""
+    def save(self, *files: str) -> None:
+        """Write metrics.csv and the checkpoints (last.pt if not said otherwise) as of this step."""
         window = self.finite_window()
         self.check_weights()
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
@@ -508,15 +581,17 @@ class Run:
             "steps_per_epoch": self.steps_per_epoch,
             "images": fingerprint(self.dataset.train_images),
             "step": self.step,
+            "best": self.best,
             "rows": self.rows,
             "names": self.names,
             "window": window,
             "random_state": random_state(self.device),
             **{name: part.state_dict() for name, part in self.state.items()},
         }
-        # Through a file of Python's: torch's own writer reports a full disk as a RuntimeError.
-        with writing(self.folder / "last.pt") as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+        for name in files or ("last.pt",):
+            # Through a file of Python's: torch's own writer reports a full disk as a RuntimeError.
+            with writing(self.folder / name) as temporary, temporary.open("wb") as file:
+                torch.save(checkpoint, file)
         self.writer.flush()
 
     def load(self) -> None:
@@ -538,7 +613,8 @@ class Run:
         try:
             for name, part in self.state.items():
                 part.load_state_dict(checkpoint[name])
-            self.step, self.names = checkpoint["step"], checkpoint["names"]
+            self.step, self.best = checkpoint["step"], checkpoint["best"]
+            self.names = checkpoint["names"]
             self.rows, self.window = checkpoint["rows"], list(checkpoint["window"].to(self.device))
             restore_random_state(checkpoint["random_state"], self.device)
         except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
@@ -546,8 +622,11 @@ class Run:
             raise InputError(f"{path} does not fit this run: {reason}") from None
 
     def finish(self) -> None:
-        """The pictures of the whole run: losses.png and training.gif."""
-        plot_losses(self.rows, self.folder / "losses.png")
+        """The pictures of the whole run: losses.png, metrics.png and training.gif."""
+        # A run that --max_steps ended early shows what it has since the last row, too.
+        rows = [*self.rows, self.window_row()] if self.window else self.rows
+        for file, panels in (("losses.png", LOSSES), ("metrics.png", METRICS)):
+            plot({self.folder.name: rows}, panels, self.folder / file)
         pictures = sorted((self.folder / "samples").glob("epoch_*.png"))
         few = np.linspace(0, len(pictures) - 1, min(len(pictures), GIF_FRAMES)).round().astype(int)
         frames = [captioned(Image.open(pictures[i])) for i in few]
@@ -558,25 +637,28 @@ class Run:
         print(f"to sample it: python generate.py --load_path {path} --grid_size 8")
 
 
+def read_rows(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv. InputError if it has none that can be read."""
+    path = folder / "metrics.csv"
+    try:
+        with path.open(newline="") as file:
+            rows = [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a run folder") from None
+    except (ValueError, TypeError, csv.Error):
+        raise InputError(f"{path} is damaged: it is not a table of numbers") from None
+    if not rows:
+        raise InputError(f"{path} has no rows yet: wait for the first {LOG_EVERY} steps")
+    return rows
+
+
 def fingerprint(images: Tensor) -> list[int]:
     """The number of images and the sum of a thousand: tells a data set from another in no time."""
     few = images[:: max(1, len(images) // 1000)]
     return [len(images), int(few.sum(dtype=torch.int64))]
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of torch's global random generators: the CPU's and the device's own."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        state[device.type] = getattr(torch, device.type).get_rng_state()
-    return state
-
-
-def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Undo random_state(). Another kind of device than the run's has no state to go on from."""
-    torch.set_rng_state(state["cpu"])
-    if device.type in state and device.type != "cpu":
-        getattr(torch, device.type).set_rng_state(state[device.type])
 
 
 def captioned(picture: Image.Image) -> Image.Image:
@@ -589,19 +671,53 @@ def captioned(picture: Image.Image) -> Image.Image:
     return frame
 
 
-def plot_losses(rows: Sequence[dict[str, float]], path: Path) -> None:
-    """Draw the losses and D's mean outputs over the epochs into one PNG."""
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
-    groups = {"loss": ("d_loss", "g_loss"), "probability of real": ("d_real", "d_fake")}
-    labels = {"d_loss": "D", "g_loss": "G", "d_real": "D(x)", "d_fake": "D(G(z))"}
-    for axes, (title, names) in zip(figure.subplots(1, 2), groups.items(), strict=True):
-        for name in names:
-            points = [(row["epoch"], row[name]) for row in rows if name in row]
-            marker = "o" if len(points) == 1 else ""
-            x, y = np.array(points).reshape(-1, 2).T
-            axes.plot(x, y, marker=marker, linewidth=1, label=labels[name])
-        axes.set(xlabel="epoch", ylabel=title)
+def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -> None:
+    """Draw the curves of `panels` (title: {column: label}) over the epochs into one PNG.
+
+    Several runs (name: rows) are laid over each other: a colour a run, then, and a line style a
+    curve. A panel of whose columns there are none is left out; without panels there is no file.
+    """
+    columns = {name for rows in runs.values() for row in rows for name in row}
+    shown = {title: curves for title, curves in panels.items() if columns & curves.keys()}
+    if not shown:
+        return
+    figure = Figure(figsize=(5 * len(shown), 3.6), layout="constrained")
+    grid = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, (title, curves) in zip(grid, shown.items(), strict=True):
+        for r, (run, rows) in enumerate(runs.items()):
+            for c, (name, label) in enumerate(curves.items()):
+                points = [(row["epoch"], row[name]) for row in rows if name in row]
+                if points:
+                    x, y = np.array(points).T
+                    style = {"color": f"C{c}"}
+                    if len(runs) > 1:
+                        style = {"color": f"C{r}", "linestyle": ("-", "--", ":")[c]}
+                        label = run if len(curves) == 1 else f"{run}: {label}"
+                    marker = "o" if len(points) == 1 else ""
+                    axes.plot(x, y, marker=marker, linewidth=1, label=label, **style)
+        axes.set(xlabel="epoch", title=title)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        if len(axes.lines) > 1:
+            axes.legend(frameon=False, fontsize="small")
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """python experiment.py plot RUN [RUN ...]: draw the curves of runs, over each other."""
+    parser = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
+    plotting = parser.add_subparsers(required=True).add_parser("plot", help=main.__doc__)
+    plotting.add_argument("runs", nargs="+", help="run folders")
+    plotting.add_argument("--save_path", help="a folder; if not given: that of the only run, or .")
+    args = parser.parse_args(argv)
+    folders = [Path(run) for run in args.runs]
+    runs: dict[str, Rows] = {str(folder): read_rows(folder) for folder in folders}
+    out = Path(args.save_path or (folders[0] if len(folders) == 1 else "."))
+    for file, panels in (("losses.png", LOSSES), ("metrics.png", METRICS)):
+        plot(runs, panels, out / file)
+    print(f"losses.png and, where there were evaluations, metrics.png: {out}")
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()

@@ -80,6 +80,11 @@ def atomic(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def user_cache() -> Path:
+    """The folder for what a user's runs share and can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan-scripts"
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """atomic() for what a user asked for: folders are made, failures are InputErrors."""

@@ -2,7 +2,9 @@
 
     python generate.py --load_path runs/RUN --grid_size 8              # a grid, one row a class
     python generate.py --load_path runs/RUN --class Sneaker --seed 1   # a grid of one class
-    python generate.py --load_path runs/RUN --save_path walk.gif       # the grid, walking through z
+    python generate.py --load_path runs/RUN --gif                      # the grid, walking through z
+    python generate.py --load_path runs/RUN --interpolate 6            # six rows from z to z
+    python generate.py --load_path runs/RUN --neighbours 8             # has it memorised?
     python generate.py --load_path runs/RUN --num_images 10000 --format npz
 
 The checkpoint says which script it came from; that script is imported for its Generator and for
@@ -23,7 +25,8 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from data import NOISE, class_index, seeded, to_uint8
+from data import class_index, load_dataset, to_uint8
+from device import NOISE, pick_device, seeded
 from files import InputError, exit_on_input_error, writing
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
@@ -49,6 +52,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--save_path", default="samples", help="a folder, or a file ending in .png, .gif or .npz")
     add("--grid_size", type=int, help="images a row (default 8); rows: one a class, else as many")
     add("--class", dest="class_name", help="draw this class only, by name or number")
+    add("--neighbours", type=int, help="beside a sample a row: its so many closest training images")
+    add("--data_dir", default="data", help="where those are, as in training")
+    add("--interpolate", type=int, help="rows, each from one z (and class) to another in steps")
+    add(
+        "--gif",
+        action="store_true",
+        help="of --interpolate or the grid: a loop instead of a picture",
+    )
     add("--num_images", type=int, help="draw so many single images instead of a grid")
     add(
         "--format",
@@ -58,22 +69,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of z: the same seed gives the same images")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" prefers a GPU. InputError if it cannot be used."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        name = "mps" if name == "cpu" and torch.backends.mps.is_available() else name
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise InputError(f"--device {name} cannot be used here ({reason}); try cpu") from None
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # whose random state torch.cuda then speaks of
-    return device
 
 
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -141,8 +136,10 @@ def noise(number: int, z_dim: int, seed: int, device: torch.device | str = "cpu"
     return torch.randn(number, z_dim, generator=seeded(seed, NOISE)).to(device)
 
 
-def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
+def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     """Spherical interpolation from a (t = 0) to b (t = 1), row by row of (N, z_dim).
+
+    t: one number, or (N, 1).
 
     White, 2016 (arXiv:1609.04468), Sec. 2.1: z ~ N(0, I) has its length close to sqrt(z_dim), and
     a straight line would cut through short z, which the generator has never seen.
@@ -150,6 +147,26 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
     angle = torch.acos(cosine).unsqueeze(1).clamp(min=1e-6)
     return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+
+
+def sample_between(
+    generator: nn.Module, z: Tensor, start: Tensor | None, end: Tensor | None, t: Tensor
+) -> Tensor:
+    """As sample(), of classes between `start` (t = 0) and `end` (t = 1), (N,), with t (N, 1).
+
+    What lies between two classes is the mean of their embeddings, in shares of t.
+    """
+    if start is None or end is None:
+        return sample(generator, z)
+    images = []
+    for part in (slice(i, i + CHUNK) for i in range(0, len(z), CHUNK)):
+        embed = generator.get_submodule("embed")
+        weight = embed.get_parameter("weight")
+        mixed = torch.lerp(weight[start[part]], weight[end[part]], t[part])
+        hook = embed.register_forward_hook(lambda *_, mixed=mixed: mixed)
+        images.append(sample(generator, z[part], start[part]))
+        hook.remove()
+    return torch.cat(images)
 
 
 def draw_grid(images: Tensor, columns: int, row_names: Sequence[str] = ()) -> Image.Image:
@@ -175,6 +192,34 @@ def draw_grid(images: Tensor, columns: int, row_names: Sequence[str] = ()) -> Im
     return named
 
 
+def with_neighbours(
+    generator: nn.Module,
+    checkpoint: dict[str, Any],
+    z: Tensor,
+    labels: Tensor | None,
+    number: int,
+    data_dir: str,
+) -> Tensor:
+    """Samples, each before a white tile and its `number` closest training images.
+
+    uint8 (N * (2 + number), C, H, W). Close is meant in the features of the data set's classifier,
+    where two pictures of one thing are, and not pixel by pixel.
+    """
+    from features import classifier_for, load_classifier  # drawing alone needs no such network
+
+    keep = ",".join(checkpoint["classes"]) or None
+    size = checkpoint["generator_args"]["image_size"]
+    dataset = load_dataset(checkpoint["dataset"], data_dir, size, keep)
+    network = load_classifier(classifier_for(dataset, data_dir, z.device)).to(z.device)
+    fake = sample(generator, z, labels)
+    real = dataset.train_images.cpu()
+    parts = [network(part.to(z.device))[0].cpu() for part in real.split(CHUNK)]
+    distances = torch.cdist(network(fake.to(z.device))[0].cpu(), torch.cat(parts))
+    nearest = distances.topk(number, largest=False).indices  # (N, number)
+    white = torch.full_like(fake[:, None], 255)
+    return torch.cat([fake[:, None], white, real[nearest]], dim=1).flatten(0, 1)
+
+
 def save_picture(picture: Image.Image, path: Path) -> None:
     """Write a PNG, complete or not at all."""
     with writing(path) as temporary:
@@ -185,7 +230,7 @@ def save_gif(frames: Sequence[Image.Image], path: Path, seconds: float, hold: fl
     """Write a GIF that loops: each frame for `seconds`, the last for `hold` more."""
     durations = [round(seconds * 1000)] * len(frames)
     durations[-1] += round(hold * 1000)
-    small = [frame.convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]
+    small = [frame.convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for frame in frames]
     with writing(path) as temporary:
         small[0].save(
             temporary,
@@ -200,13 +245,14 @@ def save_gif(frames: Sequence[Image.Image], path: Path, seconds: float, hold: fl
 def check_args(args: argparse.Namespace, path: Path) -> None:
     """InputError where the flags contradict each other or cannot be met."""
     suffix = path.suffix.lower()
-    if args.grid_size is not None and args.num_images is not None:
-        raise InputError("--grid_size and --num_images exclude each other")
-    for flag, value, most in (
-        ("grid_size", args.grid_size, 100),
-        ("num_images", args.num_images, 10**7),
-    ):
-        if value is not None and not 1 <= value <= most:
+    limits = {"num_images": 10**7, "neighbours": 30, "interpolate": 30, "grid_size": 100}
+    given = [flag for flag in limits if getattr(args, flag) is not None]
+    together = {"interpolate", "grid_size"}  # n rows of so many steps
+    if len(given) > 1 and set(given) != together:
+        raise InputError(f"--{given[0]} and --{given[1]} exclude each other")
+    for flag in given:
+        value, most = getattr(args, flag), limits[flag]
+        if not 1 <= value <= most:
             raise InputError(f"--{flag} {value}: give a number from 1 to {most}")
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed {args.seed}: give a number from 0 to 2^63 - 1")
@@ -214,8 +260,12 @@ def check_args(args: argparse.Namespace, path: Path) -> None:
         raise InputError(f"--save_path {path}: give a folder or a name in .png, .gif or .npz")
     if args.num_images is None and (suffix == ".npz" or args.format):
         raise InputError("--format and .npz go with --num_images N: say how many images")
+    if args.gif and suffix not in ("", ".gif"):
+        raise InputError(f"--gif makes a GIF, which {path} is not named as")
+    if args.neighbours is not None and (args.gif or suffix == ".gif"):
+        raise InputError("--neighbours draws a still picture: leave out --gif and .gif")
     if args.num_images is not None and (
-        suffix in (".png", ".gif") or (suffix == ".npz" and args.format == "png")
+        args.gif or suffix in (".png", ".gif") or (suffix == ".npz" and args.format == "png")
     ):
         raise InputError(f"--num_images writes a folder of PNG files or an .npz, not {path}")
 
@@ -235,6 +285,41 @@ def save_npz(images: Tensor, labels: Tensor | None, path: Path) -> None:
         arrays["labels"] = labels.numpy()
     with writing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
+
+
+def walk(generator: nn.Module, z: Tensor, labels: Tensor | None, seed: int) -> list[Tensor]:
+    """Frames of a grid whose every z goes past WALK_STOPS others and back to where it began."""
+    others = [noise(len(z), z.shape[1], seed + i, z.device) for i in range(1, WALK_STOPS)]
+    stops = [z, *others]
+    return [
+        sample(generator, slerp(a, b, i / WALK_FRAMES), labels)
+        for a, b in zip(stops, [*others, z], strict=True)
+        for i in range(WALK_FRAMES)
+    ]
+
+
+def interpolation(
+    generator: nn.Module,
+    z: Tensor,
+    labels: Tensor | None,
+    columns: int,
+    seed: int,
+    moving: bool,
+) -> list[Tensor]:
+    """A grid whose every row goes from one z, and class, to another; or frames that do so.
+
+    z: (rows * columns, z_dim), labels alike. Each row's class goes on to that of the next row.
+    """
+    end_labels = None if labels is None else labels.roll(-columns)
+    end = noise(len(z), z.shape[1], seed + 1, z.device)
+    if moving:  # every cell of its own, there and back
+        there = [i / WALK_FRAMES for i in range(WALK_FRAMES + 1)]
+        times = [torch.full((len(z), 1), t, device=z.device) for t in there + there[-2:0:-1]]
+    else:  # a row has one start and one end
+        z, end = (x[::columns].repeat_interleave(columns, dim=0) for x in (z, end))
+        step = torch.linspace(0, 1, columns, device=z.device).unsqueeze(1)
+        times = [step.repeat(len(z) // columns, 1)]
+    return [sample_between(generator, slerp(z, end, t), labels, end_labels, t) for t in times]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -267,23 +352,35 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
 
     columns = args.grid_size or 8
-    rows = len(drawn) if len(drawn) > 1 else columns
-    labels = None
-    if classes:
-        labels = torch.tensor(drawn).repeat_interleave(rows * columns // len(drawn)).to(device)
-    row_names = [classes[i] for i in drawn] * (rows // len(drawn)) if classes else []
-    if suffix == ".gif":
-        stops = [noise(rows * columns, z_dim, args.seed + i, device) for i in range(WALK_STOPS)]
-        frames = [
-            draw_grid(sample(generator, slerp(a, b, i / WALK_FRAMES), labels), columns, row_names)
-            for a, b in zip(stops, stops[1:] + stops[:1], strict=True)
-            for i in range(WALK_FRAMES)
-        ]
-        save_gif(frames, path, seconds=0.08)
+    moving = args.gif or suffix == ".gif"
+    if args.interpolate:
+        rows = args.interpolate
+        of_row = [drawn[i % len(drawn)] for i in range(rows)] if classes else []
+    else:
+        rows = len(drawn) if len(drawn) > 1 else columns
+        of_row = list(drawn) * (rows // len(drawn)) if classes else []
+    names = [classes[i] for i in of_row]
+    labels = torch.tensor(of_row, device=device).repeat_interleave(columns) if classes else None
+    z = noise(rows * columns, z_dim, args.seed, device)
+    if args.interpolate:
+        frames = interpolation(generator, z, labels, columns, args.seed, moving)
+        if classes and len(drawn) > 1:  # each row goes on to the class of the next
+            names = [f"{a} to {b}" for a, b in zip(names, names[1:] + names[:1], strict=True)]
+    elif moving:
+        frames = walk(generator, z, labels, args.seed)
+    elif args.neighbours:
+        z, labels = z[::columns], None if labels is None else labels[::columns]
+        number, columns = args.neighbours, args.neighbours + 2
+        frames = [with_neighbours(generator, checkpoint, z, labels, number, args.data_dir)]
+    else:
+        frames = [sample(generator, z, labels)]
+    pictures = [draw_grid(images, columns, names) for images in frames]
+    if moving:
+        path = path if suffix == ".gif" else path / "grid.gif"
+        save_gif(pictures, path, seconds=0.08)
     else:
         path = path if suffix == ".png" else path / "grid.png"
-        z = noise(rows * columns, z_dim, args.seed, device)
-        save_picture(draw_grid(sample(generator, z, labels), columns, row_names), path)
+        save_picture(pictures[0], path)
     print(f"{rows} x {columns} images: {path}")
 
 

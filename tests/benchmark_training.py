@@ -29,6 +29,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import cdcgan
 from data import load_dataset
+from device import autocast_for
 
 
 class PlainDataset(Dataset[tuple[Tensor, int]]):
@@ -132,13 +133,13 @@ def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
             )
 
         def autocast_dtype(self) -> torch.dtype:
-            with cdcgan.autocast_for(self.device, self.args.precision)():
+            with autocast_for(self.device, self.args.precision)():
                 enabled = torch.is_autocast_enabled(self.device.type)
             return torch.bfloat16 if enabled else torch.float32
 
     cdcgan.Run = AlternatingRun  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as out:
-        cdcgan.main([*argv, "--out_dir", out, "--device", "cpu"])
+        cdcgan.main([*argv, "--out_dir", out, "--device", "cpu", "--features", "none"])
 
 
 def matmul_rate(dtype: torch.dtype) -> float:

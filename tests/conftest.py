@@ -1,5 +1,6 @@
 """What several test files share: a small folder of pictures, tiny networks, a command's end."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +14,13 @@ from files import exit_on_input_error
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("bag", "coat", "shoe")
-TINY = ["--z_dim", "8", "--ngf", "4", "--ndf", "4", "--batch_size", "10"]
+TINY = ["--z_dim", "8", "--ngf", "4", "--ndf", "4", "--batch_size", "10", "--features", "none"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What the commands cache for a user does not outlive the tests."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

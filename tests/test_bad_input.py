@@ -66,6 +66,12 @@ def test_flags_of_a_script(argv: list[str], says: str, flags: list[str], capsys:
         (["--grid_size", "-3"], "--grid_size -3"),
         (["--num_images", "0"], "--num_images 0"),
         (["--num_images", "5", "--grid_size", "2"], "exclude each other"),
+        (["--num_images", "5", "--interpolate", "2"], "exclude each other"),
+        (["--neighbours", "5", "--gif"], "--neighbours"),
+        (["--neighbours", "0"], "--neighbours 0"),
+        (["--interpolate", "0"], "--interpolate 0"),
+        (["--gif", "--save_path", "x.png"], "x.png"),
+        (["--num_images", "5", "--gif"], "--num_images"),
         (["--num_images", "5", "--save_path", "x.png"], "not x.png"),
         (["--num_images", "5", "--save_path", "x.npz", "--format", "png"], "not x.npz"),
         (["--save_path", "x.npz"], "--num_images"),
@@ -113,7 +119,7 @@ def write_bad_checkpoint(kind: str, good: Path, path: Path) -> None:
     elif kind == "no classes":
         torch.save({k: v for k, v in content.items() if k != "classes"}, path)
     elif kind == "other script":
-        torch.save({**content, "script": "dcgan"}, path)
+        torch.save({**content, "script": "vanilla_gan"}, path)
     elif kind == "unknown script":
         torch.save({**content, "script": "os"}, path)
 

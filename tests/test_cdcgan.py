@@ -1,18 +1,22 @@
 """cdcgan.py: networks, losses and the two steps."""
 
-import argparse
 import copy
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import cdcgan
-from cdcgan import Discriminator, Generator, discriminator_loss, generator_loss, targets, update_ema
-from generate import read_checkpoint
+from cdcgan import (
+    Discriminator,
+    Generator,
+    discriminator_loss,
+    feature_matching_loss,
+    generator_loss,
+    targets,
+    update_ema,
+)
 
 NORMS = ("spectral", "batch", "instance", "layer", "none")
 
@@ -148,6 +152,17 @@ def test_generator_is_given_clean_labels() -> None:
     assert torch.allclose(generator_loss(logits, True), softplus(logits).mean())
 
 
+def test_feature_matching_compares_means_and_teaches_g_only() -> None:
+    real = torch.randn(6, 5, requires_grad=True)
+    shuffled = real.detach()[torch.randperm(6)].requires_grad_()
+    assert feature_matching_loss(real, shuffled).item() == pytest.approx(0, abs=1e-12)
+    shifted = (real.detach() + torch.tensor([3.0, 4.0, 0.0, 0.0, 0.0])).requires_grad_()
+    loss = feature_matching_loss(real, shifted)
+    assert loss.item() == pytest.approx(25, rel=1e-5)
+    loss.backward()
+    assert real.grad is None and shifted.grad is not None
+
+
 # ---- the average ----
 
 
@@ -170,155 +185,7 @@ def test_ema_follows_its_formula() -> None:
     assert torch.allclose(mean, copied)  # after a decay of 0
 
 
-# ---- the steps ----
-
-
-class Watch:
-    """Sits in the optimisers of a run and compares the networks around every step."""
-
-    def __init__(self) -> None:
-        self.state: dict[str, nn.Module] = {}
-        self.events: list[tuple[str, set[str]]] = []  # whose step, which networks it changed
-        self.last: dict[str, Tensor] = {}
-        self.d_grad = torch.empty(0)  # D's gradients at the last step of either
-
-    def snapshot(self) -> dict[str, Tensor]:
-        networks = {name: self.state[name] for name in ("generator", "discriminator")}
-        return {
-            name: torch.cat([p.detach().flatten() for p in network.parameters()])
-            for name, network in networks.items()
-        }
-
-    def adam(self, original: type[torch.optim.Adam]) -> type[torch.optim.Adam]:
-        watch = self
-
-        class Adam(original):  # type: ignore[misc, valid-type]
-            def step(self, closure: Any = None) -> Any:
-                mine = {id(p) for group in self.param_groups for p in group["params"]}
-                (owner,) = (
-                    name
-                    for name in ("generator", "discriminator")
-                    if mine == {id(p) for p in watch.state[name].parameters()}
-                )
-                before = watch.snapshot()
-                if watch.last:  # nothing but these two steps changes a weight
-                    assert all(torch.equal(before[name], watch.last[name]) for name in before)
-                if owner == "discriminator" and not watch.last:  # D's loss never reached G
-                    assert all(p.grad is None for p in watch.state["generator"].parameters())
-                grads = [p.grad for p in watch.state["discriminator"].parameters()]
-                d_grad = torch.cat([grad.flatten() for grad in grads if grad is not None])
-                if owner == "generator":  # G's loss did not reach D's weights
-                    assert torch.equal(d_grad, watch.d_grad)
-                watch.d_grad = d_grad
-                super().step(closure)
-                watch.last = watch.snapshot()
-                changed = {n for n in before if not torch.equal(before[n], watch.last[n])}
-                watch.events.append((owner, changed))
-
-        return Adam
-
-
-def test_each_step_changes_its_own_network(
-    flags: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    watch = Watch()
-
-    class Run(cdcgan.Run):
-        def __init__(self, *args: Any, **state: Any) -> None:
-            watch.state = state
-            super().__init__(*args, **state)
-
-    monkeypatch.setattr(cdcgan, "Run", Run)
-    monkeypatch.setattr(torch.optim, "Adam", watch.adam(torch.optim.Adam))
-    cdcgan.main([*flags, "--max_steps", "3", "--norm", "batch"])
-    once = [("discriminator", {"discriminator"}), ("generator", {"generator"})]
-    assert watch.events == once * 3
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    checkpoint = read_checkpoint(folder / "last.pt")
-    networks = ("generator", "discriminator", "ema")
-    return {f"{n}.{k}": v for n in networks for k, v in checkpoint[n].items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-CHANGES: dict[str, list[str]] = {
-    "z_dim": ["7"],
-    "ngf": ["5"],
-    "ndf": ["5"],
-    "norm": ["batch"],
-    "dropout": ["0.5"],
-    "batch_size": ["9"],
-    "lr_g": ["0.001"],
-    "lr_d": ["0.001"],
-    "beta1": ["0.5"],
-    "beta2": ["0.99"],
-    "ema": ["0"],
-    "label_smoothing": ["0"],
-    "label_noise": ["0.5"],
-    "flip_labels": [],
-    "hflip": [],
-    "seed": ["1"],
-    "classes": ["bag,shoe"],
-    "image_size": ["32"],
-    "precision": ["bf16"],
-}
-# Tested elsewhere: they say where a run comes from, goes and ends, and change no weight.
-ELSEWHERE = (
-    *("help", "epochs", "dataset", "data_dir", "out_dir", "name", "resume", "config", "device"),
-    *("max_steps", "sample_every"),
-)
-
-
-def test_every_flag_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
-    parsers: list[argparse.ArgumentParser] = []
-    parse_args = argparse.ArgumentParser.parse_args
-    monkeypatch.setattr(
-        argparse.ArgumentParser,
-        "parse_args",
-        lambda self, *args: parsers.append(self) or parse_args(self, *args),  # type: ignore[func-returns-value]
-    )
-    cdcgan.parse_args([])
-    flags = {action.dest for action in parsers[0]._actions}
-    assert flags == set(CHANGES) | set(ELSEWHERE)
-
-
-@pytest.fixture(scope="module")
-def plain(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command line whose weights the flags below must change. It ends at 12 steps."""
-    out = tmp_path_factory.mktemp("plain")
-    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
-    small = [
-        "--z_dim",
-        "8",
-        "--ngf",
-        "4",
-        "--ndf",
-        "4",
-        "--batch_size",
-        "10",
-        "--precision",
-        "fp32",
-    ]
-    flags = [*data, *small, "--device", "cpu", "--max_steps", "12", "--out_dir", str(out)]
-    cdcgan.main([*flags, "--name", "plain"])
-    return flags
-
-
-def test_the_same_seed_repeats_to_the_bit(plain: list[str]) -> None:
-    cdcgan.main([*plain, "--name", "again"])
-    out = Path(plain[-1])
-    assert same(weights(out / "again"), weights(out / "plain"))
-
-
-@pytest.mark.parametrize("flag", CHANGES)
-def test_flag_changes_the_training(flag: str, plain: list[str]) -> None:
-    cdcgan.main([*plain, "--name", flag, f"--{flag}", *CHANGES[flag]])
-    out = Path(plain[-1])
-    assert not same(weights(out / flag), weights(out / "plain"))
+# ---- options ----
 
 
 def test_dropout_is_the_discriminators_alone() -> None:

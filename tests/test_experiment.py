@@ -22,7 +22,7 @@ from data import Batches
 from experiment import describe, number
 from files import InputError
 from generate import read_checkpoint
-from tests.conftest import command
+from tests.conftest import TINY, command, refusal
 
 # Everything random takes part: dropout, noisy labels, mirrored images.
 RANDOM = ["--dropout", "0.2", "--label_noise", "0.1", "--hflip", "--epochs", "4"]
@@ -53,8 +53,8 @@ def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """The flags of a run of 4 epochs of 10 steps, and the folder of one that was not stopped."""
     out = tmp_path_factory.mktemp("runs")
     data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
-    small = ["--z_dim", "8", "--ngf", "4", "--ndf", "4", "--batch_size", "10", *RANDOM]
-    flags = [*data, *small, "--out_dir", str(out), "--device", "cpu"]
+    evaluated = ["--features", "classifier", "--eval_samples", "30", "--eval_every", "2"]
+    flags = [*data, *TINY, *RANDOM, *evaluated, "--out_dir", str(out), "--device", "cpu"]
     cdcgan.main([*flags, "--name", "straight"])
     return flags, out / "straight"
 
@@ -65,7 +65,7 @@ def test_stopped_by_max_steps_and_resumed(straight: tuple[list[str], Path], step
     name = f"max-steps-{steps}"
     cdcgan.main([*flags, "--name", name, "--max_steps", str(steps)])
     folder = whole.parent / name
-    assert read_checkpoint(folder)["step"] == steps
+    assert read_checkpoint(folder / "last.pt")["step"] == steps
     for file in ("config.json", "metrics.csv", "last.pt", "losses.png", "training.gif"):
         assert (folder / file).stat().st_size > 0, file
     cdcgan.main(["--resume", str(folder)])
@@ -94,7 +94,9 @@ def test_stopped_by_ctrl_c_and_resumed(
     folder = whole.parent / f"ctrl-c-{at}"
     assert end.value.code == 130
     assert f"python cdcgan.py --resume {folder}" in capsys.readouterr().out
-    assert read_checkpoint(folder)["step"] == at + 1  # the step it fell into was finished
+    assert (
+        read_checkpoint(folder / "last.pt")["step"] == at + 1
+    )  # the step it fell into was finished
     cdcgan.main(["--resume", str(folder)])
     assert_same_run(folder, whole)
 
@@ -130,7 +132,7 @@ def test_pictures_change_nothing(straight: tuple[list[str], Path]) -> None:
     flags, whole = straight
     cdcgan.main([*flags, "--name", "rarely", "--sample_every", "3"])
     folder = whole.parent / "rarely"
-    assert equal(read_checkpoint(folder), read_checkpoint(whole))
+    assert equal(read_checkpoint(folder / "last.pt"), read_checkpoint(whole / "last.pt"))
     drawn = sorted(path.name for path in (folder / "samples").iterdir())
     assert drawn == ["epoch_0000.png", "epoch_0003.png"]
 
@@ -182,6 +184,30 @@ def test_rows_are_means_over_their_window(flags: list[str], tmp_path: Path) -> N
     assert means == pytest.approx(seen[0].double().mean(0).tolist(), rel=1e-12)
 
 
+def test_evaluation_is_in_the_rows_it_belongs_to(straight: tuple[list[str], Path]) -> None:
+    rows = read_checkpoint(straight[1] / "last.pt")["rows"]
+    names = {"fcd", "classifier_score", "class_share", "d_accuracy_real", "d_accuracy_fake"}
+    names |= {"test_d_loss", "test_g_loss"}
+    assert [names <= row.keys() for row in rows] == [False, True, False, True]
+    for row in rows[1::2]:
+        assert row["fcd"] > 0 and 1 <= row["classifier_score"] <= 3
+        assert all(0 <= row[name] <= 1 for name in names if "acc" in name or "share" in name)
+    best = read_checkpoint(straight[1] / "best.pt")
+    assert best["best"] == min(row["fcd"] for row in rows[1::2])
+    assert best["rows"][-1]["fcd"] == best["best"]
+    assert (straight[1] / "metrics.png").stat().st_size > 0
+
+
+def test_evaluation_changes_nothing(straight: tuple[list[str], Path]) -> None:
+    flags, whole = straight
+    cdcgan.main([*flags, "--name", "unevaluated", "--features", "none"])
+    one, other = (
+        read_checkpoint(whole.parent / n / "last.pt") for n in (whole.name, "unevaluated")
+    )
+    for name in ("generator", "discriminator", "ema", "opt_g", "opt_d", "random_state", "step"):
+        assert equal(one[name], other[name]), name
+
+
 def test_tensorboard_holds_curves_pictures_and_flags(straight: tuple[list[str], Path]) -> None:
     events = EventAccumulator(str(straight[1]), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
@@ -203,7 +229,7 @@ def test_gif_shows_every_epoch_at_the_same_size(straight: tuple[list[str], Path]
 
 def test_long_runs_make_short_gifs(straight: tuple[list[str], Path], tmp_path: Path) -> None:
     run = object.__new__(experiment.Run)
-    run.folder, run.rows, run.step = tmp_path, [], 0
+    run.folder, run.rows, run.window, run.step = tmp_path, [], [], 0
     (tmp_path / "samples").mkdir()
     for epoch in range(150):
         picture = Image.new("L", (40, 40), epoch)
@@ -220,6 +246,20 @@ def test_describe_lists_layers_shapes_and_parameters() -> None:
     assert [line.split()[1] for line in lines[1:]] == ["Conv2d", "ReLU", "Flatten", "Linear"]
     assert "(1, 4, 6, 6)" in lines[1] and lines[1].split()[-1] == "40"
     assert network.training
+
+
+def test_plot_of_one_run_and_of_several(
+    straight: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [str(straight[1]), str(straight[1])]
+    experiment.main(["plot", runs[0], "--save_path", str(tmp_path / "one")])
+    experiment.main(["plot", *runs, "--save_path", str(tmp_path / "two")])
+    for name in ("losses.png", "metrics.png"):
+        assert Image.open(tmp_path / "one" / name).size[1] > 300
+        assert (tmp_path / "two" / name).stat().st_size > 0
+    (tmp_path / "metrics.csv").write_text("step,epoch\n1,x\n")
+    assert "damaged" in refusal(experiment.main, ["plot", str(tmp_path)], capsys)
+    assert "absent" in refusal(experiment.main, ["plot", str(tmp_path / "absent")], capsys)
 
 
 # ---- what must not go on ----

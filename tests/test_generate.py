@@ -9,6 +9,7 @@ from PIL import Image, ImageSequence
 
 import cdcgan
 import generate
+from data import load_dataset
 from generate import draw_grid, load_generator, noise, sample, slerp
 from tests.conftest import CLASSES, TINY
 
@@ -61,6 +62,63 @@ def test_gif_walks_and_comes_back(trained: Path, tmp_path: Path) -> None:
     steps = [np.abs(a - b).max() for a, b in zip(frames, frames[1:] + frames[:1], strict=True)]
     assert max(steps) < 3 * np.median(steps) + 10  # no jump, not even where it loops
     assert max(steps) > 0
+
+
+def pixels(path: Path, row_count: int, columns: int) -> np.ndarray:
+    """The cells of a grid of 28 x 28 images: (rows, columns, 28, 28), without names and frames."""
+    picture = np.asarray(Image.open(path).convert("L"))[:, -(columns * 29 + 1) * 2 :][::2, ::2]
+    cells = picture[1:, 1:].reshape(row_count, 29, columns, 29)
+    return cells.transpose(0, 2, 1, 3)[:, :, :28, :28]
+
+
+def test_interpolation_ends_at_its_two_samples(trained: Path, tmp_path: Path) -> None:
+    argv = ["--interpolate", "3", "--grid_size", "5", "--save_path", str(tmp_path / "i.png")]
+    draw(trained, *argv)
+    cells = pixels(tmp_path / "i.png", 3, 5)
+    generator, _ = load_generator(trained)
+    start, end = (noise(15, 8, seed)[::5] for seed in (0, 1))
+    first = sample(generator, start, torch.tensor([0, 1, 2]))[:, 0]
+    last = sample(generator, end, torch.tensor([1, 2, 0]))[:, 0]  # the next row's class
+    assert np.abs(cells[:, 0].astype(int) - first.numpy()).max() <= 1
+    assert np.abs(cells[:, -1].astype(int) - last.numpy()).max() <= 1
+    steps = np.abs(np.diff(cells.astype(int), axis=1)).mean(axis=(2, 3))
+    assert (steps > 0).all()  # and it moves at every step
+
+
+def test_interpolation_as_a_loop(trained: Path, tmp_path: Path) -> None:
+    draw(trained, "--interpolate", "2", "--gif", "--grid_size", "2", "--save_path", str(tmp_path))
+    assert Image.open(tmp_path / "grid.gif").n_frames == 2 * generate.WALK_FRAMES  # type: ignore[attr-defined]
+    generator, _ = load_generator(trained)
+    labels = torch.tensor([0, 0, 1, 1])
+    frames = generate.interpolation(generator, noise(4, 8, 0), labels, 2, 0, moving=True)
+    middle = generate.WALK_FRAMES
+    assert torch.equal(frames[0], sample(generator, noise(4, 8, 0), labels))
+    assert torch.equal(frames[middle], sample(generator, noise(4, 8, 1), labels.roll(-2)))
+    for i in range(1, middle):  # there and back
+        assert torch.equal(frames[middle - i], frames[middle + i])
+        assert not torch.equal(frames[i], frames[i - 1])
+
+
+def test_neighbours_of_a_training_image_begin_with_itself(
+    trained: Path, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = load_dataset("folder", pictures, 28).train_images
+    some = real[[5, 40, 90]]
+    monkeypatch.setattr(generate, "sample", lambda *_: some)
+    argv = [
+        "--neighbours",
+        "4",
+        "--data_dir",
+        str(pictures),
+        "--save_path",
+        str(tmp_path / "n.png"),
+    ]
+    draw(trained, *argv)
+    cells = pixels(tmp_path / "n.png", 3, 6)
+    assert np.array_equal(cells[:, 0], some[:, 0].numpy())
+    assert (cells[:, 1] == 255).all()
+    assert np.array_equal(cells[:, 2], some[:, 0].numpy())
+    assert not np.array_equal(cells[:, 3], cells[:, 2])
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:

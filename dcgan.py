@@ -1,0 +1,245 @@
+"""DCGAN: a GAN of strided convolutions (Radford et al., 2016, arXiv:1511.06434).
+
+A generator G turns noise z into an image, from a small map to a large one by strided convolutions;
+a discriminator D goes the other way, and says whether an image came from the data.
+
+    min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]
+
+The departures are for variety, which the paper's own setting lost here: D has spectral norm instead
+of batch norm (Miyato et al., 2018, arXiv:1802.05957) and one layer more, and Adam has no momentum.
+z is normal, not uniform. The paper's own: --norm batch --beta1 0.5 --beta2 0.999 --lr_g 2e-4
+--lr_d 2e-4 --label_smoothing 0 --ema 0.
+
+Run:     python dcgan.py --dataset fashion_mnist --epochs 50
+"""
+
+import argparse
+import copy
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
+
+from data import Batches, load_dataset
+from device import autocast_for, pick_device
+from experiment import COUNT, RATE, SHARE, SWITCH, WIDTH, Run, argument_parser, number
+from experiment import parse_args as parse_run_args
+from files import exit_on_input_error
+from layers import normalised, pyramid, update_ema
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argument_parser(__file__, __doc__)
+    add = parser.add_argument_group("model").add_argument
+    add("--z_dim", type=WIDTH, default=100, help="length of z (DCGAN Fig. 1: 100)")
+    add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (Fig. 1: 128)")
+    add("--ndf", type=WIDTH, default=64, help="channels of D's first layer (DCGAN's code: 64)")
+    norms = ("spectral", "batch", "instance", "layer", "none")
+    add("--norm", choices=norms, default="spectral", help="D's (Miyato et al. 2018; DCGAN: batch)")
+    dropout = "share of D's last features dropped (Goodfellow et al. 2014 Sec. 5)"
+    add("--dropout", type=SHARE, default=0.0, help=dropout)
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--epochs", type=COUNT, default=50, help="passes over the training images")
+    add("--batch_size", type=COUNT, default=128, help="images a step (DCGAN Sec. 4: 128)")
+    add("--lr_g", type=RATE, default=4e-4, help="Adam's step for G (DCGAN Sec. 4: 0.0002)")
+    add("--lr_d", type=RATE, default=8e-4, help="for D (two rates: Heusel et al. 2017)")
+    add("--beta1", type=SHARE, default=0.0, help="Adam's (DCGAN: 0.5; Gulrajani et al. 2017: 0)")
+    add("--beta2", type=SHARE, default=0.9, help="Adam's (its own: 0.999; Gulrajani et al.: 0.9)")
+    ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"
+    add("--ema", type=SHARE, default=0.999, help=ema)
+    matching = "G's loss: match the mean of D's features (Salimans et al. 2016 Sec. 3.1)"
+    add("--feature_matching", **SWITCH, help=matching)
+    add = parser.add_argument_group("labels of the discriminator").add_argument
+    smoothing = "real is 1 minus this, for D only (Salimans et al. 2016 Sec. 3.4)"
+    add("--label_smoothing", type=number("[0, 0.5]"), default=0.1, help=smoothing)
+    noise = "share of D's labels swapped (Chintala et al. 2016, How to Train a GAN, tip 6)"
+    add("--label_noise", type=number("[0, 1]"), default=0.0, help=noise)
+    add("--flip_labels", **SWITCH, help="real = 0, fake = 1 throughout (the same, tip 2)")
+    return parse_run_args(parser, argv)
+
+
+class Generator(nn.Module):
+    """z (B, z_dim) -> images (B, channels, image_size, image_size) in [-1, 1]."""
+
+    def __init__(self, z_dim: int, ngf: int, channels: int, image_size: int) -> None:
+        super().__init__()
+        self.first, widths = pyramid(image_size, ngf)
+        self.project = nn.Linear(z_dim, widths[-1] * self.first**2, bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(True)]
+        for wide, narrow in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            # Kernel 4, stride 2: every output pixel is reached by as many weights; no checkerboard.
+            layers += [
+                nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(narrow),
+                nn.ReLU(True),
+            ]
+        layers += [nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.project(z)
+        # Channels last, the layout that convolutions are fastest in, costs nothing from here on.
+        x = x.view(len(z), self.first, self.first, -1).permute(0, 3, 1, 2)
+        return self.layers(x)  # (B, channels, image_size, image_size)
+
+
+class Discriminator(nn.Module):
+    """Images (B, channels, image_size, image_size) -> logits (B,): real or not."""
+
+    def __init__(self, ndf: int, channels: int, image_size: int, norm: str, dropout: float) -> None:
+        super().__init__()
+        _, widths = pyramid(image_size, ndf)
+        layers: list[nn.Module] = []
+        for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False)):
+            # DCGAN Sec. 3: no normalisation of the layer that sees the image.
+            kind = "none" if i == 0 and norm != "spectral" else norm
+            layers += normalised(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
+            layers += [nn.LeakyReLU(0.2, True)]
+        layers += normalised(nn.Conv2d(widths[-1], 2 * widths[-1], 3, padding=1), norm)
+        layers += [nn.LeakyReLU(0.2, True), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*layers)
+        self.linear = nn.Linear(2 * widths[-1], 1)
+        if norm == "spectral":
+            spectral_norm(self.linear)
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, features): what the last layer sees, summed over the image."""
+        return self.layers(images).flatten(2).sum(dim=2)
+
+    def judge(self, features: Tensor) -> Tensor:
+        return self.linear(features).squeeze(1).float()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.judge(self.features(images))
+
+
+def init_weights(network: nn.Module) -> None:
+    """Weights from N(0, 0.02) (DCGAN Sec. 4); embeddings and normalisations keep torch's own.
+
+    Spectral norm computes `weight` from a parameter called `original`: that is what is drawn here.
+    """
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1 and "embed" not in name:
+            nn.init.normal_(parameter, 0.0, 0.02)
+
+
+def targets(logits: Tensor, real: bool, smoothing: float, noise: float, flip: bool) -> Tensor:
+    """What D should say, (B,): 1 - smoothing for real images, 0 for generated ones.
+
+    A share `noise` of the images, drawn anew each time, gets the other kind's label. `flip` then
+    mirrors everything: real = smoothing, generated = 1.
+    """
+    is_real = torch.full_like(logits, real, dtype=torch.bool)
+    if noise:
+        is_real ^= torch.rand_like(logits) < noise
+    labels = is_real * (1 - smoothing)
+    return 1 - labels if flip else labels
+
+
+def discriminator_loss(
+    real_logits: Tensor, fake_logits: Tensor, smoothing: float, noise: float, flip: bool
+) -> Tensor:
+    """-E[log D(x)] - E[log(1 - D(G(z)))] as cross-entropies with the targets above.
+
+    From logits, not probabilities: log D(x) stays finite where sigmoid rounds to 0 or 1.
+    """
+    real = targets(real_logits, True, smoothing, noise, flip)
+    fake = targets(fake_logits, False, smoothing, noise, flip)
+    cross_entropy = F.binary_cross_entropy_with_logits
+    return cross_entropy(real_logits, real) + cross_entropy(fake_logits, fake)
+
+
+def generator_loss(fake_logits: Tensor, flip: bool) -> Tensor:
+    """-E[log D(G(z))], non-saturating (Goodfellow et al. 2014, Sec. 3); labels neither noisy nor
+    smoothed: both are there to hold back D."""
+    real = targets(fake_logits, True, smoothing=0.0, noise=0.0, flip=flip)
+    return F.binary_cross_entropy_with_logits(fake_logits, real)
+
+
+def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tensor:
+    """|E f(x) - E f(G(z))|^2 (Salimans et al. 2016, Sec. 3.1) for features (B, d) of D."""
+    real_mean, fake_mean = real_features.float().mean(dim=0), fake_features.float().mean(dim=0)
+    return (real_mean.detach() - fake_mean).square().sum()  # detach: only G learns from it
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    device = pick_device(args.device)
+    torch.manual_seed(args.seed)
+    dataset = load_dataset(args.dataset, args.data_dir, args.image_size, args.classes)
+    images, labels = dataset.train_images, dataset.train_labels
+    batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip)
+
+    image_args = dict(channels=dataset.channels, image_size=dataset.image_size)
+    generator_args = dict(z_dim=args.z_dim, ngf=args.ngf, **image_args)
+    generator = Generator(**generator_args)
+    discriminator = Discriminator(args.ndf, **image_args, norm=args.norm, dropout=args.dropout)
+    for network in (generator, discriminator):
+        init_weights(network)
+        network.to(device).to(memory_format=torch.channels_last)
+    ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    betas = (args.beta1, args.beta2)
+    opt_g = torch.optim.Adam(generator.parameters(), args.lr_g, betas, fused=True)
+    opt_d = torch.optim.Adam(discriminator.parameters(), args.lr_d, betas, fused=True)
+
+    state = dict(
+        generator=generator, discriminator=discriminator, ema=ema, opt_g=opt_g, opt_d=opt_d
+    )
+    run = Run(Path(__file__).stem, args, dataset, len(batches), generator_args, **state)
+    flip = args.flip_labels
+    sign = -1 if flip else 1  # of the logits with which D calls an image real
+    labels_of_d = dict(smoothing=args.label_smoothing, noise=args.label_noise, flip=flip)
+    clean = partial(discriminator_loss, smoothing=0.0, noise=0.0, flip=flip)
+    run.evaluate_with(clean, partial(generator_loss, flip=flip), sign)
+    autocast = autocast_for(device, args.precision)
+
+    for step in run.steps():
+        real, _ = batches[step]  # (B, channels, H, W) in [-1, 1]
+        z = torch.randn(args.batch_size, args.z_dim, device=device)
+
+        # D's step: tell real images from generated ones. Two passes: in one
+        # batch, batch norm would mix the statistics of real and fake and give the answer away.
+        with autocast(), parametrize.cached():  # one spectral norm for both passes
+            fake = generator(z)
+            real_logits = discriminator(real)
+            fake_logits = discriminator(fake.detach())  # detach: G learns nothing here
+        d_loss = discriminator_loss(real_logits, fake_logits, **labels_of_d)
+        opt_d.zero_grad()
+        d_loss.backward()
+        opt_d.step()
+
+        # G's step: make D, as it now is, call the same images real. Gradients go through D to G,
+        # but not into D's weights: those would be a quarter of this step's work, for nothing.
+        discriminator.requires_grad_(False)
+        with autocast(), parametrize.cached():
+            fake_features = discriminator.features(fake)
+            fake_logits_after = discriminator.judge(fake_features)
+            if args.feature_matching:
+                g_loss = feature_matching_loss(discriminator.features(real), fake_features)
+            else:
+                g_loss = generator_loss(fake_logits_after, flip)
+        opt_g.zero_grad()
+        g_loss.backward()
+        opt_g.step()
+        discriminator.requires_grad_(True)
+
+        # While young, G improves too fast for a long memory: start with a short one.
+        update_ema(ema, generator, min(args.ema, (1 + step) / (10 + step)))
+
+        run.log(
+            d_loss=d_loss,
+            g_loss=g_loss,
+            d_real=(sign * real_logits).sigmoid().mean(),
+            d_fake=(sign * fake_logits).sigmoid().mean(),
+            d_fake_after=(sign * fake_logits_after).sigmoid().mean(),
+        )
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()

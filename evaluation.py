@@ -1,0 +1,160 @@
+"""What a run measures every --eval_every epochs: its averaged generator against the test images.
+
+    evaluation = Evaluation.for_run(...)        # the feature network; the real images' statistics
+    metrics = evaluation(ema, discriminator)    # {"fcd": 0.31, "classifier_score": 8.9, ...}
+
+An evaluation draws its z from random numbers of its own, in eval mode: it changes nothing.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from data import CLASSES, Dataset, to_float
+from device import EVALUATION, seeded
+from features import (
+    ClassifierFeatures,
+    InceptionFeatures,
+    classifier_for,
+    load_classifier,
+    load_inception,
+)
+from fid import Gaussian, extract, frechet_distance, load_statistics, save_statistics
+from files import InputError, user_cache
+from generate import sample
+from inception_score import inception_score
+
+BATCH = 500  # images at a time
+HELD_OUT = 2000  # images of either kind that D is tried on: 1 % of error, a second on a CPU
+
+
+class Evaluation:
+    """Distance and score of samples, the share in their class, and D on images it never saw."""
+
+    def __init__(
+        self,
+        network: InceptionFeatures | ClassifierFeatures,
+        args: argparse.Namespace,
+        dataset: Dataset,
+        d_loss: Callable[[Tensor, Tensor], Tensor],
+        g_loss: Callable[[Tensor], Tensor],
+        real_sign: int,
+        conditional: bool,
+    ) -> None:
+        self.network, self.dataset = network, dataset
+        self.d_loss, self.g_loss, self.real_sign = d_loss, g_loss, real_sign
+        self.device = next(network.buffers()).device
+        number = args.eval_samples
+        generator = seeded(args.seed, EVALUATION)
+        self.z = torch.randn(number, args.z_dim, generator=generator)
+        labels = torch.arange(number) % max(1, len(dataset.classes))  # each class as often
+        self.labels = labels.to(self.device) if conditional else None
+        self.real = real_statistics(network, dataset.test_images)
+
+    @classmethod
+    def for_run(
+        cls,
+        args: argparse.Namespace,
+        dataset: Dataset,
+        device: torch.device,
+        d_loss: Callable[[Tensor, Tensor], Tensor],
+        g_loss: Callable[[Tensor], Tensor],
+        real_sign: int,
+        conditional: bool,
+    ) -> "Evaluation | None":
+        """The evaluation that a run's flags ask for; None for --features none.
+
+        Where nothing was asked for and nothing fits, it warns and returns None.
+        """
+        if args.features == "none":
+            return None
+        has_classes = dataset.name in CLASSES or len(dataset.classes) > 1
+        try:
+            network: InceptionFeatures | ClassifierFeatures
+            if args.features == "inception" or (args.features is None and not has_classes):
+                network = load_inception(args.inception_path).to(device)
+            else:
+                path = classifier_for(dataset, args.data_dir, device)
+                network = load_classifier(path).to(device)
+            return cls(network, args, dataset, d_loss, g_loss, real_sign, conditional)
+        except InputError as error:
+            if args.features is not None:
+                raise
+            print(f"warning: training without evaluation: {error}", file=sys.stderr)
+            return None
+
+    @torch.no_grad()
+    def __call__(self, generator: nn.Module, discriminator: nn.Module) -> dict[str, float]:
+        """The metrics by name; the distance comes first."""
+        images = sample(generator, self.z.to(self.device), self.labels)
+        statistics, _, logits = extract(images.split(BATCH), self.network, keep=True)
+        distance = frechet_distance(self.real, statistics.gaussian())
+        score, _ = inception_score(logits)
+        metrics = {
+            self.network.distance.lower(): distance,
+            self.network.score.lower().replace(" ", "_"): score,
+        }
+        if self.labels is not None and isinstance(self.network, ClassifierFeatures):
+            names = self.network.classes  # of all classes, where --classes may keep a few
+            number = torch.tensor([names.index(name) for name in self.dataset.classes])
+            asked_for = number[self.labels.cpu()]
+            metrics["class_share"] = (logits.argmax(dim=1) == asked_for).double().mean().item()
+        return metrics | self.held_out(images, discriminator)
+
+    def held_out(self, fake: Tensor, discriminator: nn.Module) -> dict[str, float]:
+        """D's accuracy and both losses on HELD_OUT test images and as many of the samples."""
+        was_training = discriminator.training
+        discriminator.eval()
+
+        def logits(images: Tensor, labels: Tensor) -> Tensor:
+            parts = []
+            for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+                x = to_float(x.to(self.device)).to(memory_format=torch.channels_last)
+                given = () if self.labels is None else (y.to(self.device),)
+                parts.append(discriminator(x, *given))
+            return torch.cat(parts)
+
+        real, real_labels = self.dataset.test_images, self.dataset.test_labels
+        fake_labels = torch.zeros(len(fake)) if self.labels is None else self.labels
+        number = min(HELD_OUT, len(fake), len(real))
+        spread = torch.linspace(0, len(real) - 1, number).long()  # a folder's are sorted by class
+        real_logits = logits(real[spread], real_labels[spread])
+        fake_logits = logits(fake[:number], fake_labels[:number])
+        discriminator.train(was_training)
+        metrics = {
+            "test_d_loss": self.d_loss(real_logits, fake_logits).item(),
+            "test_g_loss": self.g_loss(fake_logits).item(),
+        }
+        if self.real_sign:
+            right = real_logits * self.real_sign > 0, fake_logits * self.real_sign < 0
+            metrics["d_accuracy_real"], metrics["d_accuracy_fake"] = (
+                answers.float().mean().item() for answers in right
+            )
+        return metrics
+
+
+def real_statistics(network: InceptionFeatures | ClassifierFeatures, images: Tensor) -> Gaussian:
+    """The statistics of real images, uint8 (N, C, H, W); computed once and cached.
+
+    The cache is the user's; its key is the images' bytes and the network's weights.
+    """
+    key = hashlib.sha256(images.cpu().numpy().tobytes())
+    for value in network.state_dict().values():
+        key.update(value.cpu().contiguous().numpy().tobytes())
+    path = user_cache() / f"statistics-{key.hexdigest()[:32]}.npz"
+    if path.is_file():
+        try:
+            return load_statistics(path)
+        except InputError:
+            path.unlink(missing_ok=True)  # damaged: made anew
+    statistics, _, _ = extract(images.split(BATCH), network)
+    real = statistics.gaussian()
+    try:
+        save_statistics(real, path)
+    except InputError as error:
+        print(f"warning: {error}: the next run computes the statistics anew", file=sys.stderr)
+    return load_statistics(path) if path.is_file() else real

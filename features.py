@@ -1,0 +1,368 @@
+"""What FID and Inception Score look through: FID's Inception network, or a data set's classifier.
+
+    network = load_features("classifier", dataset="fashion_mnist")
+    features, logits = network(images)     # uint8 (N, C, H, W) -> float32 (N, 128), (N, 10)
+
+FID is defined by one particular Inception v3 (Heusel et al., 2017, arXiv:1706.08500), whose weights
+are a download of 96 MB and which takes minutes on a CPU. 28 x 28 grey images are far from what it
+was trained on, so for small data sets there is a small classifier of the same data, in pretrained/.
+What is measured through that is comparable with nothing but itself, and never called FID or IS.
+
+    python features.py --dataset fashion_mnist       # trains the classifier in pretrained/ anew
+"""
+
+import argparse
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models import Inception3, inception
+
+from data import Batches, Dataset, load_dataset, to_float
+from device import autocast_for, pick_device
+from files import InputError, download, exit_on_input_error, user_cache, writing
+
+FEATURES = ("classifier", "inception")
+INCEPTION_URL = (
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth"
+)
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+# ---- FID's Inception ----
+
+
+def avg_pool(x: Tensor) -> Tensor:
+    """The mean over 3 x 3 pixels, of which those outside the image are left out."""
+    return F.avg_pool2d(x, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+
+
+def max_pool(x: Tensor) -> Tensor:
+    return F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
+
+
+def with_pool(block: type[nn.Module], pool: Callable[[Tensor], Tensor]) -> type[nn.Module]:
+    """A torchvision block whose last branch pools otherwise; its weights keep their names."""
+
+    class Block(block):  # type: ignore[misc, valid-type]
+        def _forward(self, x: Tensor) -> list[Tensor]:
+            return [*super()._forward(x)[:-1], self.branch_pool(pool(x))]
+
+    return Block
+
+
+def build_inception() -> Inception3:
+    """FID's Inception v3, untrained: torchvision's but for how it pools, and with 1008 logits.
+
+    The published weights are a port of TensorFlow's network of 2015-12-05, which leaves the padding
+    out of its means and, in its very last block, takes the maximum.
+    """
+    blocks: list[Any] = [
+        inception.BasicConv2d,
+        with_pool(inception.InceptionA, avg_pool),
+        inception.InceptionB,
+        with_pool(inception.InceptionC, avg_pool),
+        inception.InceptionD,
+        with_pool(inception.InceptionE, avg_pool),
+        inception.InceptionAux,
+    ]
+    network = Inception3(1008, aux_logits=False, inception_blocks=blocks, init_weights=False)
+    network.Mixed_7c = with_pool(inception.InceptionE, max_pool)(2048)
+    return network
+
+
+class InceptionFeatures(nn.Module):
+    """uint8 (N, C, H, W) -> pool features (N, 2048) and logits (N, 1008), float32.
+
+    One path for all images: grey becomes RGB, bilinear to 299 x 299 (without antialiasing, as
+    pytorch-fid does), [0, 255] to [-1, 1]. The logits have no bias (Salimans et al.'s code).
+    """
+
+    name, dim, score, distance = "FID-Inception (2015-12-05)", 2048, "IS", "FID"
+
+    def __init__(self, state: dict[str, Tensor]) -> None:
+        super().__init__()
+        network = build_inception()
+        network.load_state_dict(state)
+        network.eval()
+        self.register_buffer("class_weights", network.fc.weight.detach().clone())
+        network.fc = nn.Identity()
+        for module in network.modules():
+            if isinstance(module, inception.BasicConv2d):
+                # In eval mode a batch norm is a factor and a shift: fold them into the convolution.
+                module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+                module.bn = nn.Identity()
+        self.network = network.to(memory_format=torch.channels_last)
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = rgb(checked(images)).to(memory_format=torch.channels_last).float() / 255
+        x = F.interpolate(x, (299, 299), mode="bilinear", align_corners=False)
+        features = self.network(2 * x - 1).float()
+        with torch.autocast(features.device.type, enabled=False):
+            return features, features @ self.class_weights.T
+
+
+def checked(images: Tensor) -> Tensor:
+    """`images`, if they are uint8 (N, C, H, W) with C 1 or 3; InputError otherwise."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise InputError(
+            f"images of shape {tuple(images.shape)} and {images.dtype}: features are defined for "
+            "uint8 (N, C, H, W) in [0, 255] with 1 or 3 channels (data.to_uint8 makes them)"
+        )
+    return images
+
+
+def rgb(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1)
+
+
+def load_inception(path: str | Path | None = None) -> InceptionFeatures:
+    """FID's Inception with the published weights: those in `path`, or downloaded once.
+
+    A download is verified by its SHA-256; a file given by hand by its keys and shapes. The weights
+    may or may not bring batch norm's counters, but nothing else may be missing or left over.
+    """
+    if path is None:
+        path = user_cache() / INCEPTION_URL.rsplit("/", 1)[1]
+        if not path.is_file():
+            fetch_inception(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"--inception_path {path} cannot be read ({error.strerror})") from None
+    except Exception:  # a damaged file makes torch raise anything, and advise to trust it
+        refused = "it is damaged, or holds more than tensors"
+        raise InputError(f"{path} is refused as FID's Inception weights: {refused}") from None
+    try:
+        counters = {
+            k: v for k, v in build_inception().state_dict().items() if k.endswith("tracked")
+        }
+        return InceptionFeatures({**counters, **state})
+    except Exception as error:  # of another network
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path} does not hold FID's Inception weights: {reason}") from None
+
+
+def fetch_inception(path: Path) -> None:
+    def verify(unfinished: Path) -> None:
+        if hashlib.sha256(unfinished.read_bytes()).hexdigest() != INCEPTION_SHA256:
+            raise InputError("wrong checksum")
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        download(INCEPTION_URL, path, verify)
+    except Exception as error:  # no network, no such page, no room
+        raise InputError(
+            f"FID's Inception weights cannot be fetched from {INCEPTION_URL} ({error}): "
+            "give the file as --inception_path, or use --features classifier"
+        ) from None
+
+
+# ---- a data set's own classifier ----
+
+
+class Classifier(nn.Module):
+    """Images (N, channels, H, W) in [-1, 1] -> features (N, 128), logits (N, num_classes)."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+
+        def block(before: int, width: int) -> list[nn.Module]:
+            conv = nn.Conv2d(before, width, 3, padding=1, bias=False)
+            return [conv, nn.BatchNorm2d(width), nn.ReLU(True)]
+
+        self.layers = nn.Sequential(
+            *block(channels, 32),
+            nn.MaxPool2d(2),
+            *block(32, 64),
+            *block(64, 64),
+            nn.MaxPool2d(2),
+            *block(64, 128),
+            *block(128, 128),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
+        self.linear = nn.Linear(128, num_classes)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.layers(x)
+        return features, self.linear(features)
+
+
+class ClassifierFeatures(nn.Module):
+    """uint8 (N, C, H, W) -> features (N, 128) and class logits of a data set's own classifier.
+
+    Images are made to fit: another size by bilinear interpolation (antialiased when shrinking),
+    grey by repeating it, colour by the mean of its channels.
+    """
+
+    dim, score, distance = 128, "classifier score", "FCD"
+
+    def __init__(self, checkpoint: dict[str, Any]) -> None:
+        super().__init__()
+        self.name = f"{checkpoint['label']} classifier"
+        self.classes = tuple(checkpoint["classes"])
+        self.channels, self.image_size = checkpoint["channels"], checkpoint["image_size"]
+        self.accuracy = checkpoint["accuracy"]
+        self.classifier = Classifier(self.channels, len(self.classes))
+        state = {name: value.float() for name, value in checkpoint["state"].items()}
+        self.classifier.load_state_dict(state)
+        self.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = to_float(checked(images))
+        if self.channels == 3:
+            x = rgb(x)
+        elif x.shape[1] == 3:
+            x = x.mean(dim=1, keepdim=True)
+        if x.shape[-1] != self.image_size or x.shape[-2] != self.image_size:
+            size = (self.image_size, self.image_size)
+            x = F.interpolate(x, size, mode="bilinear", antialias=True)
+        features, logits = self.classifier(x.to(memory_format=torch.channels_last))
+        return features.float(), logits.float()
+
+
+def load_classifier(path: Path) -> ClassifierFeatures:
+    """A classifier's checkpoint. InputError if it is not there or is something else."""
+    if not path.is_file():
+        raise InputError(f"there is no classifier {path}: use --features inception")
+    try:
+        return ClassifierFeatures(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception:  # damaged, or not a classifier's
+        raise InputError(f"{path} is not a classifier's checkpoint, or is damaged") from None
+
+
+def load_features(
+    kind: str,
+    dataset: str | None = None,
+    device: torch.device | str = "cpu",
+    inception_path: str | Path | None = None,
+) -> InceptionFeatures | ClassifierFeatures:
+    """The feature network `kind`: "inception", or the "classifier" of the data set named."""
+    if kind == "inception":
+        return load_inception(inception_path).to(device)
+    if dataset is None:
+        raise InputError("which classifier? name its data set with --dataset")
+    return load_classifier(PRETRAINED / f"classifier-{dataset}.pt").to(device)
+
+
+def classifier_for(dataset: Dataset, data_dir: str | Path, device: torch.device) -> Path:
+    """The path of the classifier of `dataset`; a folder's is trained on first use.
+
+    InputError where the folder has no classes.
+    """
+    if dataset.name != "folder":
+        return PRETRAINED / f"classifier-{dataset.name}.pt"
+    if len(dataset.classes) < 2:
+        raise InputError(f"{data_dir} has no classes to train a classifier on")
+    sums = [
+        int(part.sum(dtype=torch.int64)) for part in (dataset.train_images, dataset.train_labels)
+    ]
+    key = hashlib.sha256(repr((dataset.train_images.shape, sums, dataset.classes)).encode())
+    name = f"classifier-{key.hexdigest()[:16]}.pt"
+    paths = [folder / name for folder in (Path(data_dir) / ".cache", user_cache())]
+    for path in paths:
+        if path.is_file():
+            return path
+    print(f"training a classifier of {data_dir} for the metrics, once")
+    network = train_classifier(dataset, 10, 0, device)
+    path = paths[0]
+    try:
+        save_classifier(dataset, "folder", network, path)
+    except InputError:  # a folder that may not be written
+        path = paths[1]
+        save_classifier(dataset, "folder", network, path)
+    return path
+
+
+def train_classifier(dataset: Dataset, epochs: int, seed: int, device: torch.device) -> Classifier:
+    """SGD with one cycle of the learning rate, images shifted by up to 2 pixels (and mirrored)."""
+    torch.manual_seed(seed)
+    network = Classifier(dataset.channels, len(dataset.classes))
+    network.to(device).to(memory_format=torch.channels_last)
+    mirror = dataset.name != "mnist"  # a mirrored digit is none
+    size = min(128, len(dataset.train_images))
+    batches = Batches(dataset.train_images, dataset.train_labels, size, seed, device, mirror)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=5e-4, nesterov=True)
+    steps = epochs * len(batches)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps)
+    autocast = autocast_for(device, "auto")
+    for step in range(steps):
+        images, labels = batches[step]
+        shift = torch.randint(-2, 3, (2,)).tolist()
+        with autocast():
+            _, logits = network(torch.roll(images, shift, (2, 3)))
+        loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % len(batches) == 0:
+            print(f"epoch {(step + 1) // len(batches)}/{epochs}  loss {loss:.3f}", flush=True)
+    return network.eval()
+
+
+def save_classifier(dataset: Dataset, label: str, network: Classifier, path: Path) -> None:
+    """Write what load_classifier reads: float16 weights, names, and the accuracy they have so."""
+    checkpoint = {
+        "label": label,
+        "classes": list(dataset.classes),
+        "channels": dataset.channels,
+        "image_size": dataset.image_size,
+        "accuracy": 0.0,
+        "state": {
+            name: value.cpu().half() if value.is_floating_point() else value.cpu()
+            for name, value in network.state_dict().items()
+        },
+    }
+    features = ClassifierFeatures(checkpoint).to(next(network.parameters()).device)
+    right = 0
+    for images, labels in zip(
+        dataset.test_images.split(500), dataset.test_labels.split(500), strict=True
+    ):
+        device = features.classifier.linear.weight.device
+        _, logits = features(images.to(device))
+        right += int((logits.argmax(1).cpu() == labels.cpu()).sum())
+    checkpoint["accuracy"] = right / len(dataset.test_labels)
+    print(f"accuracy on {len(dataset.test_labels):,} test images: {checkpoint['accuracy']:.4f}")
+    with writing(path) as temporary, temporary.open("wb") as file:
+        torch.save(checkpoint, file)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", required=True, choices=("mnist", "fashion_mnist", "cifar10", "folder"))
+    add("--data_dir", default="data")
+    add("--image_size", type=int, help="of a folder")
+    add("--label", help="what the classifier is called (default: the data set's name)")
+    add("--save_path", help="default: pretrained/classifier-DATASET.pt")
+    add("--epochs", type=int, default=15)
+    add("--seed", type=int, default=0)
+    add("--device", default="auto")
+    args = parser.parse_args(argv)
+    if args.epochs < 1 or not 0 <= args.seed < 2**63:
+        raise InputError("--epochs: give at least 1; --seed: a number from 0 to 2^63 - 1")
+    device = pick_device(args.device)
+    dataset = load_dataset(args.dataset, args.data_dir, args.image_size)
+    network = train_classifier(dataset, args.epochs, args.seed, device)
+    path = Path(args.save_path or PRETRAINED / f"classifier-{args.dataset}.pt")
+    save_classifier(dataset, args.label or args.dataset, network, path)
+    print(f"written to {path}")
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()

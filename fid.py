@@ -1,0 +1,424 @@
+"""Frechet distance of two sets of images, from scratch (Heusel et al., 2017, arXiv:1706.08500).
+
+    python fid.py fashion_mnist:test runs/RUN              # a data set's split, samples of a run
+    python fid.py pictures/real pictures/fake              # folders of images
+    python fid.py fashion_mnist:train --save_stats s.npz   # and later: python fid.py s.npz ...
+
+Through a feature network (features.py), each set becomes a Gaussian with its mean and covariance;
+the distance is that between the Gaussians (Frechet 1957; Dowson & Landau 1982):
+
+    d^2 = |mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2))
+
+It is FID through FID's Inception, and called FCD (Frechet classifier distance) through a data set's
+classifier. Both are biased by the number of images: compare only at equal numbers.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from data import CLASSES, list_images, load_dataset
+from device import autocast_for, pick_device
+from features import FEATURES, ClassifierFeatures, InceptionFeatures, load_features
+from files import InputError, exit_on_input_error, writing
+from generate import CHUNK, load_generator, noise, sample
+
+FeatureNetwork = InceptionFeatures | ClassifierFeatures
+
+
+@dataclass
+class Gaussian:
+    """A mean (d,) and a root R (d, r) of the covariance, R R' = S, in float64; from n features."""
+
+    mean: Tensor
+    root: Tensor
+    n: int | None  # None where statistics were saved without it
+
+    @classmethod
+    def of(cls, mean: Tensor, cov: Tensor, n: int | None) -> "Gaussian":
+        """Cholesky's root where it exists; else the eigenvectors', negative eigenvalues as 0."""
+        root, failed = torch.linalg.cholesky_ex(cov)
+        if failed:
+            values, vectors = torch.linalg.eigh(cov)
+            root = vectors * values.clamp(min=0).sqrt()
+        return cls(mean, root, n)
+
+    @property
+    def cov(self) -> Tensor:
+        return self.root @ self.root.T
+
+
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+    """|mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2)), in float64.
+
+    The square roots of the eigenvalues of S1 S2 are the singular values of R1' R2: nothing turns
+    complex where S1 S2 is singular, and with r < d columns (few images) it costs less.
+    """
+    cross = torch.linalg.svdvals(a.root.T @ b.root).sum()
+    distance = (a.mean - b.mean).square().sum() + a.root.square().sum() + b.root.square().sum()
+    return float(distance - 2 * cross)
+
+
+class Statistics:
+    """Mean and covariance (ddof = 1) of features that come in batches, in O(d^2) memory.
+
+    Up to d features are kept as they are, which says the same in less; then their sums are.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.n, self.dim = 0, dim
+        self.rows: list[Tensor] | None = []
+        self.origin = self.sum = torch.zeros(dim, dtype=torch.float64)
+        self.products = torch.zeros(dim, dim, dtype=torch.float64)
+
+    def update(self, features: Tensor) -> None:
+        """Take in features (B, d). InputError if one is not finite."""
+        features = features.detach().cpu().double()  # on the CPU: not every device has float64
+        if not features.isfinite().all():
+            raise InputError("a feature is NaN or infinite: the images or the network are broken")
+        self.n += len(features)
+        if self.rows is not None:
+            self.rows.append(features)
+            if self.n <= self.dim:
+                return
+            features, self.rows = torch.cat(self.rows), None
+            # Sums of x - origin: far from 0, those of x would lose the covariance's digits.
+            self.origin = features.mean(dim=0)
+        centred = features - self.origin
+        self.sum = self.sum + centred.sum(dim=0)
+        self.products.addmm_(centred.T, centred)
+
+    def gaussian(self) -> Gaussian:
+        """InputError for fewer than two features: they have no covariance."""
+        if self.n < 2:
+            raise InputError(f"{self.n} image(s): a covariance needs at least 2")
+        if self.rows is not None:
+            features = torch.cat(self.rows)
+            mean = features.mean(dim=0)
+            return Gaussian(mean, (features - mean).T / (self.n - 1) ** 0.5, self.n)
+        shift = self.sum / self.n
+        cov = (self.products - self.n * torch.outer(shift, shift)) / (self.n - 1)
+        return Gaussian.of(self.origin + shift, cov, self.n)
+
+
+# ---- beside the distance: what it cannot tell apart ----
+
+
+def kid(real: Tensor, fake: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0) -> float:
+    """Kernel Inception Distance (Binkowski et al., 2018, arXiv:1801.01401), of features (N, d).
+
+    The unbiased squared MMD with the kernel (x.y / d + 1)^3, a mean over random subsets. It may be
+    slightly negative. InputError for fewer than two features.
+    """
+    size = min(size, len(real), len(fake))
+    if size < 2:
+        raise InputError("KID needs at least 2 images on either side")
+    real, fake, d = real.double(), fake.double(), real.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    total = 0.0
+    for _ in range(subsets):
+        x = real[torch.randperm(len(real), generator=generator)[:size]]
+        y = fake[torch.randperm(len(fake), generator=generator)[:size]]
+        xx, yy, xy = ((a @ b.T / d + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        within = (xx.sum() - xx.trace() + yy.sum() - yy.trace()) / (size * (size - 1))
+        total += float(within - 2 * xy.mean())
+    return total / subsets
+
+
+def neighbour_radii(x: Tensor, k: int) -> Tensor:
+    """The distance from each of (N, d) to its k-th nearest other, (N,)."""
+    if len(x) <= k:
+        raise InputError(f"{len(x)} images: {k} neighbours of each need at least {k + 1}")
+    # k + 1 of them: the nearest of all is the point itself.
+    return torch.cat([torch.cdist(part, x).kthvalue(k + 1).values for part in x.split(CHUNK)])
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    """Improved precision and recall (Kynkaanniemi et al., 2019, arXiv:1904.06991), of (N, d).
+
+    Precision: the share of fakes inside any real image's ball, which reaches to its k-th
+    neighbour. Recall: the share of reals inside any fake's.
+    """
+    real, fake = real.double(), fake.double()
+
+    def share(points: Tensor, centres: Tensor) -> float:
+        radii = neighbour_radii(centres, k)
+        inside = [(torch.cdist(p, centres) < radii).any(dim=1) for p in points.split(CHUNK)]
+        return torch.cat(inside).double().mean().item()
+
+    return share(fake, real), share(real, fake)
+
+
+def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
+    """Density and coverage (Naeem et al., 2020, arXiv:2002.09797, Eq. 3 and 4), of (N, d).
+
+    Density: how many real balls a fake lies in, over k. Coverage: the share of real balls with a
+    fake in them.
+    """
+    real, fake = real.double(), fake.double()
+    radii = neighbour_radii(real, k)
+    balls, covered = 0, torch.zeros(len(real), dtype=torch.bool)
+    for part in fake.split(CHUNK):
+        inside = torch.cdist(part, real) < radii
+        balls += int(inside.sum())
+        covered |= inside.any(dim=0)
+    return balls / (k * len(fake)), covered.double().mean().item()
+
+
+# ---- sets of images, from the command line ----
+
+
+def image_batches(source: str, args: argparse.Namespace) -> Iterator[Tensor]:
+    """uint8 (B, C, H, W) batches of what a command line calls a set of images.
+
+    `source`: a data set and split ("mnist:test"), a folder of images of one size, an .npz with
+    `images`, a checkpoint or a run folder (of which --num_images samples are drawn).
+    InputError if it is none of these or cannot be read.
+    """
+    path, (name, _, split) = Path(source), source.partition(":")
+    if name in CLASSES:
+        if split not in ("train", "test"):
+            raise InputError(f"{source}: which split? {name}:train or {name}:test")
+        dataset = load_dataset(name, args.data_dir)
+        images = dataset.train_images if split == "train" else dataset.test_images
+        yield from images.split(args.batch_size)
+    elif path.suffix == ".npz":
+        yield from npz_images(path).split(args.batch_size)
+    elif path.suffix == ".pt" or (path / "config.json").is_file():
+        yield from samples(path, args)
+    elif path.is_dir():
+        yield from folder_images(path, args.batch_size)
+    else:
+        known = "a data set (mnist:test), a folder, an .npz, a checkpoint or a run folder"
+        raise InputError(f"{source} is not there, or not {known}")
+
+
+def samples(path: Path, args: argparse.Namespace) -> Iterator[Tensor]:
+    """--num_images samples of a trained generator, each class as often."""
+    device = pick_device(args.device)
+    generator, checkpoint = load_generator(path, device)
+    generator_args = checkpoint["generator_args"]
+    z = noise(args.num_images, generator_args["z_dim"], args.seed, device)
+    classes = generator_args.get("num_classes")
+    labels = torch.arange(args.num_images, device=device) % classes if classes else None
+    for start in range(0, args.num_images, args.batch_size):
+        part = slice(start, start + args.batch_size)
+        yield sample(generator, z[part], None if labels is None else labels[part])
+
+
+def npz_images(path: Path) -> Tensor:
+    """`images` uint8 (N, H, W) or (N, H, W, C) of an .npz, as (N, C, H, W)."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            images = arrays["images"]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
+    except Exception:  # not an .npz, cut short, without images, or holding objects
+        raise InputError(f"{path} is not an .npz with an array called images") from None
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
+        raise InputError(
+            f"{path}: images are {images.dtype} {images.shape}, not uint8 (N, H, W, C)"
+        )
+    tensor = torch.from_numpy(images)
+    return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+
+
+def folder_images(folder: Path, batch_size: int) -> Iterator[Tensor]:
+    """The images in and below a folder, which must all be of one size, as RGB, in batches."""
+    root = folder.resolve()
+    paths = list(list_images(root, root))
+    if not paths:
+        raise InputError(f"{folder} holds no images")
+    size: tuple[int, int] | None = None
+    for start in range(0, len(paths), batch_size):
+        arrays = []
+        for path in paths[start : start + batch_size]:
+            try:
+                with Image.open(path) as image:
+                    if image.mode[0] in "IF":  # 16 bits and floats: convert() would clip them
+                        raise ValueError(f"its pixels are {image.mode}, not 8 bits")
+                    arrays.append(np.asarray(image.convert("RGB")))
+            except Exception as error:  # Pillow's plugins raise anything on a broken file
+                raise InputError(f"{path} cannot be decoded ({error}): remove it") from None
+            size = size or arrays[0].shape[:2]
+            if arrays[-1].shape[:2] != size:
+                raise InputError(
+                    f"{path} is not of the size of {paths[0].name}: resize one of them"
+                )
+        yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def extract(
+    batches: Iterable[Tensor], network: FeatureNetwork, precision: str = "fp32", keep: bool = False
+) -> tuple[Statistics, Tensor, Tensor]:
+    """Statistics, features (N, d) and logits (N, K) of batches of uint8 images.
+
+    The features and logits themselves are kept only if `keep`, else those two are empty.
+    """
+    device = next(network.buffers()).device
+    autocast = autocast_for(device, precision)
+    statistics = Statistics(network.dim)
+    kept: list[tuple[Tensor, Tensor]] = []
+    for images in batches:
+        with autocast():
+            features, logits = network(images.to(device))
+        statistics.update(features)
+        if keep:
+            kept.append((features.cpu(), logits.cpu()))
+    empty = torch.empty(0)
+    features, logits = (torch.cat(x) for x in zip(*kept, strict=True)) if kept else (empty, empty)
+    return statistics, features, logits
+
+
+def load_statistics(path: Path) -> Gaussian:
+    """`mu` and `sigma` of an .npz as pytorch-fid writes it; `n` where fid.py did."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mean, cov = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
+            n = int(arrays["n"]) or None if "n" in arrays else None
+    except Exception:  # not an .npz, cut short, other arrays, or holding objects
+        raise InputError(f"{path} does not hold statistics: mu and sigma") from None
+    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        raise InputError(f"{path}: mu {tuple(mean.shape)} and sigma {tuple(cov.shape)} do not fit")
+    if not (mean.isfinite().all() and cov.isfinite().all()):
+        raise InputError(f"{path}: mu or sigma holds a number that is not finite")
+    return Gaussian.of(mean, (cov + cov.T) / 2, n)
+
+
+def save_statistics(gaussian: Gaussian, path: Path) -> None:
+    with writing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, mu=gaussian.mean.numpy(), sigma=gaussian.cov.numpy(), n=gaussian.n or 0)
+
+
+def is_statistics(source: str) -> bool:
+    if not source.endswith(".npz"):
+        return False
+    try:
+        with np.load(source, allow_pickle=False) as arrays:
+            return "images" not in arrays
+    except Exception:  # image_batches will say what is wrong with it
+        return False
+
+
+def infer_dataset(sources: Sequence[str]) -> str | None:
+    """The data set that the sources are about, by name or by what a checkpoint says."""
+    for source in sources:
+        if source.partition(":")[0] in CLASSES:
+            return source.partition(":")[0]
+    for source in sources:
+        if source.endswith(".pt") or (Path(source) / "config.json").is_file():
+            return load_generator(source)[1].get("dataset")
+    return None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that fid.py and inception_score.py share."""
+    add = parser.add_argument
+    add("--features", choices=FEATURES, help="default: classifier where a data set is known")
+    add(
+        "--dataset", choices=tuple(CLASSES), help="whose classifier (default: what the sources say)"
+    )
+    add("--inception_path", help="FID's Inception weights (default: downloaded once)")
+    add("--data_dir", default="data", help="where data sets are or go")
+    add("--num_images", type=int, default=10_000, help="samples of a checkpoint (default 10000)")
+    add("--seed", type=int, default=0, help="of those samples")
+    add("--batch_size", type=int, default=100, help="images at a time")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="of the network")
+    add("--json", action="store_true", help="print one line of JSON")
+
+
+def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetwork:
+    for flag in ("batch_size", "num_images"):
+        if getattr(args, flag) < 1:
+            raise InputError(f"--{flag} {getattr(args, flag)}: give at least 1")
+    if not 0 <= args.seed < 2**63:
+        raise InputError(f"--seed {args.seed}: give a number from 0 to 2^63 - 1")
+    dataset = args.dataset or infer_dataset(sources)
+    kind = args.features or ("classifier" if dataset in CLASSES else "inception")
+    return load_features(kind, dataset, pick_device(args.device), args.inception_path)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    what = "a data set (mnist:test), folder, .npz, checkpoint, run folder or saved statistics"
+    add("sources", nargs="+", metavar="A", help=f"one or two of: {what}")
+    add("--save_stats", metavar="FILE", help="write the statistics of one source to an .npz")
+    add("--kid", action="store_true", help="Kernel Inception Distance as well")
+    add("--prdc", action="store_true", help="precision, recall, density and coverage as well")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    if len(args.sources) != (1 if args.save_stats else 2):
+        raise InputError("give two sets of images, or one and --save_stats FILE")
+    if (args.kid or args.prdc) and any(map(is_statistics, args.sources)):
+        raise InputError("--kid and --prdc need images on both sides, not saved statistics")
+    network = network_for(args.sources, args)
+    gaussians, features = [], []
+    for source in args.sources:
+        if is_statistics(source):
+            gaussians.append(load_statistics(Path(source)))
+            continue
+        batches = tqdm(image_batches(source, args), source, unit="batch", disable=None, leave=False)
+        statistics, kept, _ = extract(batches, network, args.precision, args.kid or args.prdc)
+        try:
+            gaussians.append(statistics.gaussian())
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+        features.append(kept)
+    for gaussian, source in zip(gaussians, args.sources, strict=True):
+        if len(gaussian.mean) != network.dim:
+            raise InputError(f"{source}: of {len(gaussian.mean)} features, not {network.dim}")
+    if args.save_stats:
+        save_statistics(gaussians[0], Path(args.save_stats))
+        print(f"{gaussians[0].n or '?'} images through {network.name}: {args.save_stats}")
+        return
+    report(gaussians, features, network, args)
+
+
+def report(
+    gaussians: Sequence[Gaussian],
+    features: Sequence[Tensor],
+    network: FeatureNetwork,
+    args: argparse.Namespace,
+) -> None:
+    """Print the distance and what else was asked for; A counts as real, B as generated."""
+    a, b = gaussians
+    results: dict[str, Any] = {network.distance.lower(): frechet_distance(a, b)}
+    if args.kid:
+        results["kid"] = kid(features[0], features[1], seed=args.seed)
+    if args.prdc:
+        results["precision"], results["recall"] = precision_recall(features[0], features[1])
+        results["density"], results["coverage"] = density_coverage(features[0], features[1])
+    about = {"n_a": a.n, "n_b": b.n, "features": network.name, "dim": network.dim}
+    n_a, n_b = a.n or "an unknown number of", b.n or "an unknown number of"
+    if n_a != n_b:
+        print(f"warning: {n_a} against {n_b} images: the distance depends on N", file=sys.stderr)
+    if min(a.n or network.dim, b.n or network.dim) < network.dim:
+        print(f"warning: fewer images than the {network.dim} dimensions", file=sys.stderr)
+    if args.json:
+        print(json.dumps(results | about))
+        return
+    for name, value in results.items():
+        print(f"{name:<10}{value:12.4f}")
+    print(f"{n_a} and {n_b} images through {network.name}, {network.dim} features")
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()

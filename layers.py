@@ -1,0 +1,37 @@
+"""What the convolutional scripts have in common and that is not the point of any of them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+def pyramid(image_size: int, width: int) -> tuple[int, list[int]]:
+    """The smallest map's side (4, or 7 for 28 pixels) and the channels from the image's side down.
+
+    Every halving doubles the channels, up to 8 * width (DCGAN Fig. 1).
+    """
+    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]
+    return image_size >> halvings, [width * min(2**i, 8) for i in range(halvings)]
+
+
+def normalised(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
+    """A convolution and the normalisation that --norm names."""
+    channels = conv.out_channels
+    layers: dict[str, Callable[[], list[nn.Module]]] = {
+        "spectral": lambda: [spectral_norm(conv)],
+        "batch": lambda: [conv, nn.BatchNorm2d(channels)],
+        "instance": lambda: [conv, nn.InstanceNorm2d(channels, affine=True)],
+        "layer": lambda: [conv, nn.GroupNorm(1, channels)],
+        "none": lambda: [conv],
+    }
+    return layers[norm]()
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """ema <- decay * ema + (1 - decay) * network, batch norm's running statistics included."""
+    pairs = zip(ema.state_dict().values(), network.state_dict().values(), strict=True)
+    floats = [(average, value) for average, value in pairs if value.is_floating_point()]
+    torch._foreach_lerp_([a for a, _ in floats], [v for _, v in floats], 1 - decay)

@@ -1,0 +1,68 @@
+"""Faults made on purpose from real Fashion-MNIST, and what each metric says of them.
+
+    python tests/what_metrics_see.py
+
+10,000 images of each kind against the 10,000 test images, through the committed classifier.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+import torchvision.transforms.v2.functional as transform
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from data import load_dataset
+from features import load_features
+from fid import density_coverage, extract, frechet_distance, kid, precision_recall
+from inception_score import inception_score
+
+N = 10_000
+
+
+def faults(images: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Name -> (images, the labels asked for), N of them, of N training images and theirs."""
+    generator = torch.Generator().manual_seed(0)
+    noise = 25 * torch.randn(images.shape, generator=generator)
+    of_class = [(labels == label).nonzero().flatten() for label in range(10)]
+
+    def repeated(index: Tensor) -> tuple[Tensor, Tensor]:
+        """The images at `index`, over and over."""
+        over = index[torch.arange(N) % len(index)]
+        return images[over], labels[over]
+
+    return {
+        "none: training images": (images, labels),
+        "memorising: 1,000 of them": repeated(torch.arange(1000)),
+        "collapse: 10 images a class": repeated(torch.cat([index[:10] for index in of_class])),
+        "collapse: 1 image a class": repeated(torch.cat([index[:1] for index in of_class])),
+        "half of the classes missing": repeated(torch.cat(of_class[:5])),
+        "blur: Gaussian, 1 pixel": (transform.gaussian_blur(images, [7, 7], [1.0, 1.0]), labels),
+        "noise: Gaussian, 25 of 255": ((images + noise).clamp(0, 255).to(torch.uint8), labels),
+        "labels shuffled": (images, labels[torch.randperm(N, generator=generator)]),
+    }
+
+
+def main() -> None:
+    dataset = load_dataset("fashion_mnist")
+    network = load_features("classifier", "fashion_mnist")
+    statistics, real, _ = extract(dataset.test_images.split(500), network, keep=True)
+    names = ("FCD", "score", "in class", "KID x 1000", "precision", "recall", "density", "coverage")
+    print("| fault | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
+    kinds = faults(dataset.train_images[:N], dataset.train_labels[:N])
+    for name, (images, labels) in kinds.items():
+        found, fake, logits = extract(images.split(500), network, keep=True)
+        row = [
+            f"{frechet_distance(statistics.gaussian(), found.gaussian()):.3f}",
+            f"{inception_score(logits)[0]:.2f}",
+            f"{100 * (logits.argmax(1) == labels).double().mean():.1f} %",
+            f"{1000 * kid(real, fake):.2f}",
+            *(f"{value:.3f}" for value in precision_recall(real, fake)),
+            *(f"{value:.3f}" for value in density_coverage(real, fake)),
+        ]
+        print(f"| {name} | " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

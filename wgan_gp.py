@@ -1,0 +1,236 @@
+"""WGAN-GP: a critic whose slope is kept near 1 (Gulrajani et al., 2017, arXiv:1704.00028).
+
+A critic f scores images; over all f of slope at most 1, the largest difference of mean scores is
+the Wasserstein-1 distance of data and samples (Arjovsky et al., 2017, arXiv:1701.07875, Eq. 2). It
+has a slope wherever G stands, and falls as the pictures get better. Alg. 1 holds the slope by a
+penalty at points between real and generated images:
+
+    min_G max_f  E_x[f(x)] - E_z[f(G(z))] - lambda E_x^[(|grad f(x^)| - 1)^2]
+
+With --weight_clip c it is Arjovsky et al.'s own WGAN: no penalty, every weight of the critic within
+[-c, c], RMSprop. With --conditional both networks are given the class. The networks are DCGAN's but
+for the critic's batch norm, which makes a score depend on the other images of the batch, while the
+penalty is on the slope of each by itself (Gulrajani et al., Sec. 4).
+
+Run:     python wgan_gp.py --dataset fashion_mnist --epochs 50
+"""
+
+import argparse
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from data import Batches, load_dataset
+from device import autocast_for, pick_device
+from experiment import COUNT, RATE, SHARE, SWITCH, WIDTH, Run, argument_parser, number
+from experiment import parse_args as parse_run_args
+from files import InputError, exit_on_input_error
+from layers import normalised, pyramid, update_ema
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argument_parser(__file__, __doc__)
+    add = parser.add_argument_group("model").add_argument
+    add("--z_dim", type=WIDTH, default=100, help="length of z (DCGAN Fig. 1: 100)")
+    add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (Fig. 1: 128)")
+    add("--ndf", type=WIDTH, default=64, help="channels of the critic's first layer")
+    norms = ("layer", "instance", "none", "batch")
+    norm = "the critic's (Sec. 4: layer); batch goes with --weight_clip only"
+    add("--norm", choices=norms, default="layer", help=norm)
+    add("--dropout", type=SHARE, default=0.0, help="share of the critic's last features dropped")
+    add("--conditional", **SWITCH, help="give both networks the class")
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--epochs", type=COUNT, default=50, help="passes over the training images")
+    add("--batch_size", type=COUNT, default=64, help="images a step (Alg. 1: 64)")
+    add("--n_critic", type=COUNT, default=5, help="critic's updates an update of G (Alg. 1: 5)")
+    add("--lambda_gp", type=number("[0, 1e6]"), default=10.0, help="of the penalty (Alg. 1: 10)")
+    clip = "WGAN: keep the critic's weights within this, no penalty (Arjovsky et al.: 0.01)"
+    add("--weight_clip", type=RATE, help=clip)
+    add("--lr_g", type=RATE, default=1e-4, help="step of G's optimiser (Alg. 1: 0.0001)")
+    add("--lr_d", type=RATE, default=1e-4, help="of the critic's (with clipping: 0.00005)")
+    add("--beta1", type=SHARE, default=0.0, help="Adam's (Alg. 1: 0)")
+    add("--beta2", type=SHARE, default=0.9, help="Adam's, and RMSprop's smoothing (Alg. 1: 0.9)")
+    ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"
+    add("--ema", type=SHARE, default=0.999, help=ema)
+    args = parse_run_args(parser, argv)
+    if args.norm == "batch" and args.weight_clip is None:
+        why = "the penalty is on the slope of each image by itself, which batch norm mixes"
+        raise InputError(f"--norm batch needs --weight_clip: {why} (Sec. 4)")
+    return args
+
+
+class Generator(nn.Module):
+    """z (B, z_dim), and labels (B,) if conditional -> images (B, channels, H, W) in [-1, 1]."""
+
+    def __init__(
+        self, z_dim: int, ngf: int, channels: int, image_size: int, num_classes: int = 0
+    ) -> None:
+        super().__init__()
+        self.first, widths = pyramid(image_size, ngf)
+        self.embed = nn.Embedding(num_classes, z_dim) if num_classes else None
+        given = 2 * z_dim if num_classes else z_dim
+        self.project = nn.Linear(given, widths[-1] * self.first**2, bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(True)]
+        for wide, narrow in zip(widths[:0:-1], widths[-2::-1], strict=True):
+            # Kernel 4, stride 2: every output pixel is reached by as many weights; no checkerboard.
+            layers += [
+                nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(narrow),
+                nn.ReLU(True),
+            ]
+        layers += [nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        if self.embed is not None and labels is not None:
+            z = torch.cat([z, self.embed(labels)], dim=1)
+        x = self.project(z)
+        # Channels last, the layout that convolutions are fastest in, costs nothing from here on.
+        x = x.view(len(z), self.first, self.first, -1).permute(0, 3, 1, 2)
+        return self.layers(x)  # (B, channels, image_size, image_size)
+
+
+class Critic(nn.Module):
+    """Images (B, channels, H, W), and labels (B,) if conditional -> scores (B,): any number."""
+
+    def __init__(
+        self,
+        ndf: int,
+        channels: int,
+        image_size: int,
+        norm: str,
+        dropout: float,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        _, widths = pyramid(image_size, ndf)
+        layers: list[nn.Module] = []
+        for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False)):
+            # DCGAN Sec. 3: no normalisation of the layer that sees the image.
+            kind = "none" if i == 0 else norm
+            layers += normalised(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
+            layers += [nn.LeakyReLU(0.2, True)]
+        layers += normalised(nn.Conv2d(widths[-1], 2 * widths[-1], 3, padding=1), norm)
+        layers += [nn.LeakyReLU(0.2, True), nn.Dropout(dropout)]
+        self.layers = nn.Sequential(*layers)
+        self.linear = nn.Linear(2 * widths[-1], 1)
+        self.embed = nn.Embedding(num_classes, 2 * widths[-1]) if num_classes else None
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        features = self.layers(images).flatten(2).mean(dim=2)  # (B, 2 * widths[-1])
+        scores = self.linear(features).squeeze(1)
+        if self.embed is not None and labels is not None:
+            scores = scores + (self.embed(labels) * features).sum(dim=1)
+        return scores.float()
+
+
+def init_weights(network: nn.Module) -> None:
+    """Weights from N(0, 0.02) (DCGAN Sec. 4); embeddings and normalisations keep torch's own."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1 and "embed" not in name:
+            nn.init.normal_(parameter, 0.0, 0.02)
+
+
+def wasserstein_estimate(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
+    """E[f(x)] - E[f(G(z))]: what the critic makes as large as it can; it falls as G learns."""
+    return real_scores.mean() - fake_scores.mean()
+
+
+def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Tensor) -> Tensor:
+    """E[(|grad f(x^)| - 1)^2] over the batch (Alg. 1, lines 5 to 7); a number, with a gradient.
+
+    real, fake: (B, C, H, W). x^ lies at random between an image and a sample, one alpha for each
+    pair; the norm is that of the whole slope of one image, so it is taken image by image.
+    """
+    alpha = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+    x_hat = (alpha * real + (1 - alpha) * fake).detach().requires_grad_()
+    scores = critic(x_hat, *labels)
+    # The sum of the scores: its slope in x_hat[i] is that of the i-th score alone.
+    (slope,) = torch.autograd.grad(scores.sum(), x_hat, create_graph=True)
+    # Of a norm of 0, the derivative is infinite; the epsilon makes it 0.
+    norm = (slope.flatten(1).square().sum(dim=1) + 1e-16).sqrt()  # (B,)
+    return (norm - 1).square().mean()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    device = pick_device(args.device)
+    torch.manual_seed(args.seed)
+    dataset = load_dataset(args.dataset, args.data_dir, args.image_size, args.classes)
+    if args.conditional and not dataset.classes:
+        raise InputError(f"{args.data_dir} has no class subfolders: leave out --conditional")
+    images, labels = dataset.train_images, dataset.train_labels
+    batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip)
+
+    image_args = dict(channels=dataset.channels, image_size=dataset.image_size)
+    if args.conditional:
+        image_args["num_classes"] = len(dataset.classes)
+    generator_args = dict(z_dim=args.z_dim, ngf=args.ngf, **image_args)
+    generator = Generator(**generator_args)
+    critic = Critic(args.ndf, **image_args, norm=args.norm, dropout=args.dropout)
+    for network in (generator, critic):
+        init_weights(network)
+        network.to(device).to(memory_format=torch.channels_last)
+    ema = copy.deepcopy(generator).eval().requires_grad_(False)
+    opt_g: torch.optim.Optimizer
+    opt_d: torch.optim.Optimizer
+    if args.weight_clip:
+        opt_g = torch.optim.RMSprop(generator.parameters(), args.lr_g, alpha=args.beta2)
+        opt_d = torch.optim.RMSprop(critic.parameters(), args.lr_d, alpha=args.beta2)
+    else:
+        betas = (args.beta1, args.beta2)
+        opt_g = torch.optim.Adam(generator.parameters(), args.lr_g, betas, fused=True)
+        opt_d = torch.optim.Adam(critic.parameters(), args.lr_d, betas, fused=True)
+
+    steps = max(1, len(batches) // args.n_critic)  # of G, an epoch
+    state = dict(generator=generator, critic=critic, ema=ema, opt_g=opt_g, opt_d=opt_d)
+    run = Run(Path(__file__).stem, args, dataset, steps, generator_args, **state)
+    run.evaluate_with(lambda real, fake: -wasserstein_estimate(real, fake), lambda x: -x.mean(), 0)
+    autocast = autocast_for(device, args.precision)
+    penalty = torch.zeros((), device=device)
+
+    for step in run.steps():
+        # The critic's steps: bring the difference of mean scores near the distance (Alg. 1).
+        for k in range(args.n_critic):
+            real, labels = batches[step * args.n_critic + k]  # (B, channels, H, W), (B,)
+            given = (labels,) if args.conditional else ()
+            z = torch.randn(args.batch_size, args.z_dim, device=device)
+            with autocast():
+                with torch.no_grad():
+                    fake = generator(z, *given)
+                estimate = wasserstein_estimate(critic(real, *given), critic(fake, *given))
+            if not args.weight_clip:
+                # In float32: the derivative of a derivative has no digits to spare.
+                penalty = gradient_penalty(critic, real, fake.float(), *given)
+            d_loss = -estimate + args.lambda_gp * penalty
+            opt_d.zero_grad()
+            d_loss.backward()
+            opt_d.step()
+            if args.weight_clip:
+                with torch.no_grad():
+                    for weight in critic.parameters():
+                        weight.clamp_(-args.weight_clip, args.weight_clip)
+
+        # G's step: raise the scores of its images. Gradients go through the critic to G, but not
+        # into the critic's weights: those would be work for nothing.
+        critic.requires_grad_(False)
+        z = torch.randn(args.batch_size, args.z_dim, device=device)
+        with autocast():
+            g_loss = -critic(generator(z, *given), *given).mean()
+        opt_g.zero_grad()
+        g_loss.backward()
+        opt_g.step()
+        critic.requires_grad_(True)
+
+        # While young, G improves too fast for a long memory: start with a short one.
+        update_ema(ema, generator, min(args.ema, (1 + step) / (10 + step)))
+
+        run.log(d_loss=d_loss, g_loss=g_loss, wasserstein=estimate, penalty=penalty)
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()
