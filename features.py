@@ -12,8 +12,9 @@ What is measured through that is comparable with nothing but itself, and never c
 """
 
 import argparse
+import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +34,30 @@ INCEPTION_URL = (
     "pt_inception-2015-12-05-6726825d.pth"
 )
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+LEAST_STEPS = 300  # of a folder's classifier
 PRETRAINED = Path(__file__).parent / "pretrained"
 
 
 # ---- FID's Inception ----
 
 
-def avg_pool(x: Tensor) -> Tensor:
-    """The mean over 3 x 3 pixels, of which those outside the image are left out."""
-    return F.avg_pool2d(x, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+class LastBlock(inception.InceptionE):
+    """Inception's last block, which takes the maximum where the others take means."""
+
+    def _forward(self, x: Tensor) -> list[Tensor]:
+        pooled = F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
+        return [*super()._forward(x)[:-1], self.branch_pool(pooled)]
 
 
-def max_pool(x: Tensor) -> Tensor:
-    return F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
+def leave_padding_out(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """A hook before a pooling branch's convolution: means over 3 x 3 pixels lose the padding.
 
-
-def with_pool(block: type[nn.Module], pool: Callable[[Tensor], Tensor]) -> type[nn.Module]:
-    """A torchvision block whose last branch pools otherwise; its weights keep their names."""
-
-    class Block(block):  # type: ignore[misc, valid-type]
-        def _forward(self, x: Tensor) -> list[Tensor]:
-            return [*super()._forward(x)[:-1], self.branch_pool(pool(x))]
-
-    return Block
+    torchvision's means count the zeros beyond the image's border as pixels; over the share of
+    pixels that are none, they are the means of those that are.
+    """
+    (means,) = inputs
+    share = F.avg_pool2d(means.new_ones(1, 1, *means.shape[2:]), 3, stride=1, padding=1)
+    return means / share
 
 
 def build_inception() -> Inception3:
@@ -64,17 +66,11 @@ def build_inception() -> Inception3:
     The published weights are a port of TensorFlow's network of 2015-12-05, which leaves the padding
     out of its means and, in its very last block, takes the maximum.
     """
-    blocks: list[Any] = [
-        inception.BasicConv2d,
-        with_pool(inception.InceptionA, avg_pool),
-        inception.InceptionB,
-        with_pool(inception.InceptionC, avg_pool),
-        inception.InceptionD,
-        with_pool(inception.InceptionE, avg_pool),
-        inception.InceptionAux,
-    ]
-    network = Inception3(1008, aux_logits=False, inception_blocks=blocks, init_weights=False)
-    network.Mixed_7c = with_pool(inception.InceptionE, max_pool)(2048)
+    network = Inception3(1008, aux_logits=False, init_weights=False)
+    network.Mixed_7c = LastBlock(2048)
+    for name, block in network.named_children():
+        if hasattr(block, "branch_pool") and name != "Mixed_7c":
+            block.branch_pool.register_forward_pre_hook(leave_padding_out)
     return network
 
 
@@ -101,14 +97,25 @@ class InceptionFeatures(nn.Module):
                 module.bn = nn.Identity()
         self.network = network.to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
+        self.cast: dict[torch.dtype, nn.Module] = {}
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = rgb(checked(images)).to(memory_format=torch.channels_last).float() / 255
         x = F.interpolate(x, (299, 299), mode="bilinear", align_corners=False)
-        features = self.network(2 * x - 1).float()
-        with torch.autocast(features.device.type, enabled=False):
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        with torch.autocast(kind, enabled=False):
+            features = self.in_dtype(dtype)((2 * x - 1).to(dtype)).float()
             return features, features @ self.class_weights.T
+
+    def in_dtype(self, dtype: torch.dtype) -> nn.Module:
+        """The network in `dtype`, cast once: autocast casts frozen weights at every call."""
+        if dtype == torch.float32:
+            return self.network
+        if dtype not in self.cast:
+            self.cast[dtype] = copy.deepcopy(self.network).to(dtype)
+        return self.cast[dtype]
 
 
 def checked(images: Tensor) -> Tensor:
@@ -275,7 +282,9 @@ def classifier_for(dataset: Dataset, data_dir: str | Path, device: torch.device)
         if path.is_file():
             return path
     print(f"training a classifier of {data_dir} for the metrics, once")
-    network = train_classifier(dataset, 10, 0, device)
+    # Ten epochs, or what a small folder needs to come to enough steps.
+    epochs = max(10, LEAST_STEPS * 128 // len(dataset.train_images))
+    network = train_classifier(dataset, epochs, 0, device)
     path = paths[0]
     try:
         save_classifier(dataset, "folder", network, path)

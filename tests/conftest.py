@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import features
 from files import exit_on_input_error
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +22,12 @@ TINY = ["--z_dim", "8", "--ngf", "4", "--ndf", "4", "--batch_size", "10", "--fea
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """What the commands cache for a user does not outlive the tests."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hasty_classifiers() -> None:
+    """The classifiers of the tests' small folders need not be good."""
+    features.LEAST_STEPS = 10
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,181 @@
+"""How fast fid.py is, and what bfloat16 costs, against pytorch-fid and scipy.
+
+    python tests/benchmark_metrics.py                  # about 4 minutes on two cores
+    python tests/benchmark_metrics.py --rounds 5 --images 200
+
+In turns, in one process, with the same random weights, images and number of threads. pytorch-fid's
+network is used as its own command does: float images in [0, 1], 50 at a time. Nobody needs the
+published weights for this: how fast a network is does not depend on them. What bfloat16 does to the
+digits does, so that is also shown for the committed classifier of Fashion-MNIST.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.linalg import sqrtm
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from data import load_dataset
+from features import load_features
+from fid import Gaussian, Statistics, extract, frechet_distance
+from files import InputError
+from tests.stand_ins import counters, inception_state, random_inception
+
+Contenders = dict[str, Callable[[], object]]
+
+
+def turns(contenders: Contenders, rounds: int) -> dict[str, list[float]]:
+    """Seconds that each contender took in each round, in which all have their turn."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):  # the first warms up
+        for name, contender in contenders.items():
+            start = time.perf_counter()
+            contender()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def report(seconds: dict[str, list[float]], images: int | None = None) -> None:
+    """A line a contender: its median, and how many times as fast as the first it is."""
+    first = next(iter(seconds))
+    for name, values in seconds.items():
+        median = statistics.median(values)
+        line = f"{name:<32}{median:8.3f} s"
+        if images is not None:
+            line += f"  {images / median:7.1f} images/s"
+        if name != first:
+            ratios = [a / b for a, b in zip(seconds[first], values, strict=True)]
+            low, high = min(ratios), max(ratios)
+            line += f"  {statistics.median(ratios):6.2f} times as fast ({low:.2f} to {high:.2f})"
+        print(line, flush=True)
+
+
+def pytorch_fid_features(images: Tensor) -> Callable[[], np.ndarray]:
+    """pytorch-fid's network and loop, on the random weights."""
+    from pytorch_fid import inception as theirs
+
+    state = inception_state()
+    theirs.load_state_dict_from_url = lambda *args, **kwargs: {**state, **counters(state)}
+    network = theirs.InceptionV3([theirs.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
+
+    def run() -> np.ndarray:
+        found = []
+        for batch in images.split(50):
+            with torch.no_grad():
+                features = network(batch.expand(-1, 3, -1, -1).float() / 255)[0]
+            found.append(features.squeeze(3).squeeze(2).numpy())
+        return np.concatenate(found)
+
+    return run
+
+
+def compare_features(images: Tensor, rounds: int) -> None:
+    network = random_inception()
+    contenders: Contenders = {
+        "pytorch-fid": pytorch_fid_features(images),
+        "fid.py, float32": lambda: extract(images.split(100), network, "fp32"),
+        "fid.py, bfloat16": lambda: extract(images.split(100), network, "bf16"),
+    }
+    print(f"\nfeatures of {len(images)} images of {tuple(images.shape[1:])}, {rounds} rounds")
+    report(turns(contenders, rounds), len(images))
+
+
+def by_scipy(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
+    """The distance as pytorch-fid computes it."""
+    root = sqrtm(cov1.dot(cov2))
+    shift = mean1 - mean2
+    return float(shift.dot(shift) + np.trace(cov1) + np.trace(cov2) - 2 * np.trace(root).real)
+
+
+def compare_distances(n: int, rounds: int) -> None:
+    """n features of 2048 numbers a side; if n > 2048, from covariances of full rank."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(2048, 2048, generator=generator).double() / 2048**0.5
+    sets = [torch.randn(n, 2048, generator=generator).double() @ mix + i for i in range(2)]
+    moments = [(x.mean(0), x.T.cov()) for x in sets]
+    found: dict[str, float] = {}
+
+    def theirs() -> None:
+        if n > 2048:
+            arrays = [(mean.numpy(), cov.numpy()) for mean, cov in moments]
+        else:
+            arrays = [(x.mean(axis=0), np.cov(x, rowvar=False)) for x in (s.numpy() for s in sets)]
+        found["theirs"] = by_scipy(*arrays[0], *arrays[1])
+
+    def ours() -> None:
+        if n > 2048:
+            pair = [Gaussian.of(mean, cov, n) for mean, cov in moments]
+        else:
+            pair = []
+            for x in sets:
+                gathered = Statistics(2048)
+                gathered.update(x)
+                pair.append(gathered.gaussian())
+        found["ours"] = frechet_distance(*pair)
+
+    start = "the covariances" if n > 2048 else "the features"
+    print(f"\nthe distance from {start} of {n} samples a side, {rounds} rounds")
+    report(turns({"scipy's sqrtm": theirs, "fid.py": ours}, rounds))
+    print(f"{found['theirs']:.8f} and {found['ours']:.8f}", flush=True)
+
+
+def digits(title: str, network: Any, real: Tensor, fakes: dict[str, Tensor]) -> None:
+    """The distance of each set of `fakes` from `real`, both through either precision."""
+    print(f"\n{title}, {len(real):,} images a side")
+    for name, fake in fakes.items():
+        values = []
+        for precision in ("fp32", "bf16"):
+            pair = [extract(x.split(100), network, precision)[0].gaussian() for x in (real, fake)]
+            values.append(frechet_distance(*pair))
+        exact, rounded = values
+        change = 100 * (rounded - exact) / exact
+        print(f"{name:<24}float32 {exact:10.4f}  bfloat16 {rounded:10.4f}  {change:+.2f} %")
+
+
+def worsened(images: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """What a bad generator may draw: noisy, blurred."""
+    generator = torch.Generator().manual_seed(seed)
+    floats = images.float()
+    noise = 25 * torch.randn(images.shape, generator=generator)
+    blurred = torch.nn.functional.avg_pool2d(floats, 3, stride=1, padding=1)
+    made = {"with noise": floats + noise, "blurred": blurred}
+    return {name: x.round().clamp(0, 255).to(torch.uint8) for name, x in made.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
+    parser.add_argument("--images", type=int, default=100, help="through Inception in a turn")
+    args = parser.parse_args()
+    dataset = load_dataset("fashion_mnist")
+    number = args.images
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    compare_features(dataset.test_images[:number], args.rounds)
+    compare_distances(4096, args.rounds)
+    compare_distances(1000, args.rounds)
+    real, other = dataset.test_images[:number], dataset.train_images[:number]
+    fakes = {"training images": other, **worsened(other)}
+    digits("Inception with random weights", random_inception(), real, fakes)
+    try:
+        network = load_features("classifier", "fashion_mnist")
+    except InputError as error:
+        print(error)
+        return
+    other = dataset.train_images[:10_000]
+    fakes = {"training images": other, **worsened(other)}
+    digits(network.name, network, dataset.test_images, fakes)
+
+
+if __name__ == "__main__":
+    main()
