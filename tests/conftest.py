@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import features
@@ -25,9 +26,10 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hasty_classifiers() -> None:
+def small_and_hasty() -> None:
     """The classifiers of the tests' small folders need not be good."""
     features.LEAST_STEPS = 10
+    torch.set_num_threads(1)  # on tensors this small, a second one costs more than it does
 
 
 @pytest.fixture(scope="session")

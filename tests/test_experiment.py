@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import math
+import os
 import signal
 import subprocess
 import time
@@ -106,7 +107,10 @@ def test_killed_and_resumed(straight: tuple[list[str], Path]) -> None:
     folder = whole.parent / "killed"
     arguments = [*flags, "--name", "killed"]
     process = subprocess.Popen(
-        command("cdcgan.py", *arguments), stdout=subprocess.DEVNULL, cwd=whole.parent
+        command("cdcgan.py", *arguments),
+        stdout=subprocess.DEVNULL,
+        cwd=whole.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many as here: sums depend on it
     )
     deadline = time.monotonic() + 60
     while not (folder / "samples" / "epoch_0002.png").exists():

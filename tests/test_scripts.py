@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import cdcgan
 import dcgan
+import experiment
 import vanilla_gan
 import wgan_gp
 from generate import read_checkpoint
@@ -20,6 +22,14 @@ from tests.conftest import ROOT, TINY, refusal
 
 SCRIPTS = {module.__name__: module for module in (vanilla_gan, dcgan, cdcgan, wgan_gp)}
 every_script = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_final_pictures() -> Iterator[None]:
+    """These many runs are about weights; the pictures at their ends are tested elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment.Run, "finish", lambda run: None)
+        yield
 
 
 def folder_flags(pictures: Path, out: Path) -> list[str]:
