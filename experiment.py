@@ -681,15 +681,17 @@ def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -
     shown = {title: curves for title, curves in panels.items() if columns & curves.keys()}
     if not shown:
         return
-    figure = Figure(figsize=(5 * len(shown), 3.6), layout="constrained")
-    grid = figure.subplots(1, len(shown), squeeze=False)[0]
-    for axes, (title, curves) in zip(grid, shown.items(), strict=True):
+    across = min(3, len(shown))
+    down = math.ceil(len(shown) / across)
+    figure = Figure(figsize=(5 * across, 3.6 * down), layout="constrained")
+    for place, (title, curves) in enumerate(shown.items(), start=1):
+        axes = figure.add_subplot(down, across, place)
         for r, (run, rows) in enumerate(runs.items()):
             for c, (name, label) in enumerate(curves.items()):
                 points = [(row["epoch"], row[name]) for row in rows if name in row]
                 if points:
                     x, y = np.array(points).T
-                    style = {"color": f"C{c}"}
+                    style: Any = {"color": f"C{c}"}
                     if len(runs) > 1:
                         style = {"color": f"C{r}", "linestyle": ("-", "--", ":")[c]}
                         label = run if len(curves) == 1 else f"{run}: {label}"
