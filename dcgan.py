@@ -5,10 +5,10 @@ a discriminator D goes the other way, and says whether an image came from the da
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]
 
-The departures are for variety, which the paper's own setting lost here: D has spectral norm instead
-of batch norm (Miyato et al., 2018, arXiv:1802.05957) and one layer more, and Adam has no momentum.
-z is normal, not uniform. The paper's own: --norm batch --beta1 0.5 --beta2 0.999 --lr_g 2e-4
---lr_d 2e-4 --label_smoothing 0 --ema 0.
+The departures are cdcgan.py's, chosen there by experiment: D has spectral norm instead of batch
+norm (Miyato et al., 2018, arXiv:1802.05957) and one layer more, and Adam has no momentum. z is
+normal, not uniform. The paper's own optimiser and norm: --norm batch --beta1 0.5 --beta2 0.999
+--lr_g 2e-4 --lr_d 2e-4 --label_smoothing 0 --ema 0.
 
 Run:     python dcgan.py --dataset fashion_mnist --epochs 50
 """
