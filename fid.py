@@ -236,7 +236,10 @@ def npz_images(path: Path) -> Tensor:
 def folder_images(folder: Path, batch_size: int) -> Iterator[Tensor]:
     """The images in and below a folder, which must all be of one size, as RGB, in batches."""
     root = folder.resolve()
-    paths = list(list_images(root, root))
+    try:
+        paths = list(list_images(root, root))
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({error.strerror or error})") from None
     if not paths:
         raise InputError(f"{folder} holds no images")
     size: tuple[int, int] | None = None

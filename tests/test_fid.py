@@ -795,3 +795,14 @@ def test_fashion_mnist_is_close_to_itself(capsys: Capture) -> None:
     found = answer(["fashion_mnist:train", "fashion_mnist:test", "--batch_size", "500"], capsys)
     assert (found["n_a"], found["n_b"], found["dim"]) == (60_000, 10_000, 128)
     assert 0 <= found["fcd"] < 1
+
+
+def test_a_folder_that_may_not_be_read_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(fid, "list_images", forbidden)
+    with pytest.raises(InputError, match="cannot be read .Permission denied"):
+        next(fid.folder_images(tmp_path, 2))
