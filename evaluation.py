@@ -148,13 +148,13 @@ def real_statistics(network: InceptionFeatures | ClassifierFeatures, images: Ten
     path = user_cache() / f"statistics-{key.hexdigest()[:32]}.npz"
     if path.is_file():
         try:
-            return load_statistics(path)
+            return load_statistics(path, network.name)
         except InputError:
             path.unlink(missing_ok=True)  # damaged: made anew
     statistics, _, _ = extract(images.split(BATCH), network)
     real = statistics.gaussian()
     try:
-        save_statistics(real, path)
+        save_statistics(real, path, network.name)
     except InputError as error:
         print(f"warning: {error}: the next run computes the statistics anew", file=sys.stderr)
-    return load_statistics(path) if path.is_file() else real
+    return load_statistics(path, network.name) if path.is_file() else real

@@ -82,6 +82,7 @@ class InceptionFeatures(nn.Module):
     """
 
     name, dim, score, distance = "FID-Inception (2015-12-05)", 2048, "IS", "FID"
+    class_weights: Tensor
 
     def __init__(self, state: dict[str, Tensor]) -> None:
         super().__init__()
@@ -101,13 +102,21 @@ class InceptionFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = rgb(checked(images)).to(memory_format=torch.channels_last).float() / 255
-        x = F.interpolate(x, (299, 299), mode="bilinear", align_corners=False)
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        kind = images.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
+        # On a CPU eight at a time, a quarter faster: what one layer leaves for the next fits its
+        # cache. A GPU wants many.
+        parts = checked(images).split(8 if kind == "cpu" else max(1, len(images)))
         with torch.autocast(kind, enabled=False):
-            features = self.in_dtype(dtype)((2 * x - 1).to(dtype)).float()
+            network = self.in_dtype(dtype)
+            features = torch.cat([network(self.prepared(x).to(dtype)).float() for x in parts])
             return features, features @ self.class_weights.T
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) -> float32 (N, 3, 299, 299) in [-1, 1]; grey is resized only once."""
+        x = images.to(memory_format=torch.channels_last).float() / 255
+        x = 2 * F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1
+        return rgb(x).contiguous(memory_format=torch.channels_last)
 
     def in_dtype(self, dtype: torch.dtype) -> nn.Module:
         """The network in `dtype`, cast once: autocast casts frozen weights at every call."""

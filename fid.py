@@ -46,10 +46,15 @@ class Gaussian:
 
     @classmethod
     def of(cls, mean: Tensor, cov: Tensor, n: int | None) -> "Gaussian":
-        """Cholesky's root where it exists; else the eigenvectors', negative eigenvalues as 0."""
+        """Cholesky's root where it exists; else the eigenvectors', rounded-off negatives as 0.
+
+        InputError where an eigenvalue is too negative for rounding: then `cov` is no covariance.
+        """
         root, failed = torch.linalg.cholesky_ex(cov)
         if failed:
             values, vectors = torch.linalg.eigh(cov)
+            if values[0] < -1e-5 * values[-1].abs():
+                raise InputError(f"not a covariance: it has the eigenvalue {float(values[0]):.3g}")
             root = vectors * values.clamp(min=0).sqrt()
         return cls(mean, root, n)
 
@@ -136,11 +141,16 @@ def kid(real: Tensor, fake: Tensor, subsets: int = 100, size: int = 1000, seed: 
 
 
 def neighbour_radii(x: Tensor, k: int) -> Tensor:
-    """The distance from each of (N, d) to its k-th nearest other, (N,)."""
+    """The distance from each of (N, d) to its k-th nearest other, (N,), less a hair.
+
+    A ball is open: what lies on its edge, as that neighbour's own copy does, is outside of it, and
+    the hair keeps it there whichever way the two distances were rounded.
+    """
     if len(x) <= k:
         raise InputError(f"{len(x)} images: {k} neighbours of each need at least {k + 1}")
     # k + 1 of them: the nearest of all is the point itself.
-    return torch.cat([torch.cdist(part, x).kthvalue(k + 1).values for part in x.split(CHUNK)])
+    radii = [torch.cdist(part, x).kthvalue(k + 1).values for part in x.split(CHUNK)]
+    return torch.cat(radii) * (1 - 1e-9)
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
@@ -284,24 +294,34 @@ def extract(
     return statistics, features, logits
 
 
-def load_statistics(path: Path) -> Gaussian:
-    """`mu` and `sigma` of an .npz as pytorch-fid writes it; `n` where fid.py did."""
+def load_statistics(path: Path, features: str) -> Gaussian:
+    """`mu` and `sigma` of an .npz as pytorch-fid writes it; `n` and `features` where fid.py did.
+
+    InputError for anything else, and for statistics made through another network than `features`.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mean, cov = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
             n = int(arrays["n"]) or None if "n" in arrays else None
+            made_by = str(arrays["features"]) if "features" in arrays else features
     except Exception:  # not an .npz, cut short, other arrays, or holding objects
         raise InputError(f"{path} does not hold statistics: mu and sigma") from None
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
         raise InputError(f"{path}: mu {tuple(mean.shape)} and sigma {tuple(cov.shape)} do not fit")
     if not (mean.isfinite().all() and cov.isfinite().all()):
         raise InputError(f"{path}: mu or sigma holds a number that is not finite")
-    return Gaussian.of(mean, (cov + cov.T) / 2, n)
+    if made_by != features:
+        raise InputError(f"{path} was made through {made_by}, and cannot be compared in {features}")
+    try:
+        return Gaussian.of(mean, (cov + cov.T) / 2, n)
+    except InputError as error:
+        raise InputError(f"{path}: sigma is {error}") from None
 
 
-def save_statistics(gaussian: Gaussian, path: Path) -> None:
+def save_statistics(gaussian: Gaussian, path: Path, features: str) -> None:
+    mu, sigma = gaussian.mean.numpy(), gaussian.cov.numpy()
     with writing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, mu=gaussian.mean.numpy(), sigma=gaussian.cov.numpy(), n=gaussian.n or 0)
+        np.savez(file, mu=mu, sigma=sigma, n=gaussian.n or 0, features=features)
 
 
 def is_statistics(source: str) -> bool:
@@ -375,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     gaussians, features = [], []
     for source in args.sources:
         if is_statistics(source):
-            gaussians.append(load_statistics(Path(source)))
+            gaussians.append(load_statistics(Path(source), network.name))
             continue
         batches = tqdm(image_batches(source, args), source, unit="batch", disable=None, leave=False)
         statistics, kept, _ = extract(batches, network, args.precision, args.kid or args.prdc)
@@ -388,7 +408,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(gaussian.mean) != network.dim:
             raise InputError(f"{source}: of {len(gaussian.mean)} features, not {network.dim}")
     if args.save_stats:
-        save_statistics(gaussians[0], Path(args.save_stats))
+        save_statistics(gaussians[0], Path(args.save_stats), network.name)
         print(f"{gaussians[0].n or '?'} images through {network.name}: {args.save_stats}")
         return
     report(gaussians, features, network, args)

@@ -416,13 +416,13 @@ def test_targets_of_the_prdc_project() -> None:
 
 def test_statistics_are_saved_as_pytorch_fid_reads_them(tmp_path: Path) -> None:
     x = correlated(300, 48, seed=1)
-    save_statistics(fitted(x), tmp_path / "new" / "s.npz")
+    save_statistics(fitted(x), tmp_path / "new" / "s.npz", "test")
     with np.load(tmp_path / "new" / "s.npz") as arrays:
         mu, sigma = arrays["mu"][:], arrays["sigma"][:]  # the line of pytorch-fid
     assert mu.dtype == sigma.dtype == np.float64
     assert np.allclose(mu, x.numpy().mean(axis=0)) and mu.shape == (48,)
     assert np.allclose(sigma, np.cov(x.numpy(), rowvar=False)) and sigma.shape == (48, 48)
-    loaded = load_statistics(tmp_path / "new" / "s.npz")
+    loaded = load_statistics(tmp_path / "new" / "s.npz", "test")
     assert loaded.n == 300
     assert abs(frechet_distance(loaded, fitted(x))) < 1e-8
 
@@ -433,17 +433,17 @@ def test_statistics_that_pytorch_fid_saved(dtype: type, tmp_path: Path) -> None:
     mu = x.numpy().mean(axis=0).astype(dtype)
     sigma: np.ndarray = np.cov(x.numpy(), rowvar=False).astype(dtype)
     np.savez_compressed(tmp_path / "s.npz", mu=mu, sigma=sigma)  # the line of pytorch-fid
-    loaded = load_statistics(tmp_path / "s.npz")
+    loaded = load_statistics(tmp_path / "s.npz", "test")
     assert loaded.n is None
     assert frechet_distance(loaded, fitted(y)) == pytest.approx(distance(x, y), rel=1e-5)
-    save_statistics(loaded, tmp_path / "again.npz")
-    assert load_statistics(tmp_path / "again.npz").n is None
+    save_statistics(loaded, tmp_path / "again.npz", "test")
+    assert load_statistics(tmp_path / "again.npz", "test").n is None
 
 
 def test_statistics_of_few_images_survive_saving(tmp_path: Path) -> None:
     x, y = correlated(20, 48, seed=1), correlated(200, 48, seed=2)
-    save_statistics(fitted(x), tmp_path / "s.npz")
-    loaded = load_statistics(tmp_path / "s.npz")
+    save_statistics(fitted(x), tmp_path / "s.npz", "test")
+    loaded = load_statistics(tmp_path / "s.npz", "test")
     assert frechet_distance(loaded, fitted(y)) == pytest.approx(distance(x, y), rel=1e-6)
 
 
@@ -454,7 +454,7 @@ def test_pytorch_fid_itself_reads_them(tmp_path: Path) -> None:
     x, y = correlated(300, 48, seed=1), correlated(200, 48, seed=2)
     theirs = []
     for name, z in (("x.npz", x), ("y.npz", y)):
-        save_statistics(fitted(z), tmp_path / name)
+        save_statistics(fitted(z), tmp_path / name, "test")
         theirs.append(compute_statistics_of_path(str(tmp_path / name), None, 50, 48, "cpu"))
     expected = calculate_frechet_distance(*theirs[0], *theirs[1])
     assert distance(x, y) == pytest.approx(expected, rel=1e-8)
@@ -487,6 +487,10 @@ def write_bad_statistics(kind: str, path: Path) -> None:
         np.savez(path, mu=mu, sigma=np.where(sigma > 0, np.nan, 0))
     elif kind == "inf":
         np.savez(path, mu=mu + np.inf, sigma=sigma)
+    elif kind == "negative":
+        np.savez(path, mu=mu, sigma=sigma - 0.5)
+    elif kind == "another network":
+        np.savez(path, mu=mu, sigma=sigma, features="mnist classifier")
     elif kind == "words":
         np.savez(path, mu=np.array(["a"] * 128), sigma=sigma)
     elif kind == "inception":
@@ -498,7 +502,8 @@ def write_bad_statistics(kind: str, path: Path) -> None:
 
 
 BAD_STATISTICS = (
-    "cut text flipped array nameless lacking shapes flat nan inf words inception payload".split()
+    *"cut text flipped array nameless lacking shapes flat nan inf negative words".split(),
+    *("another network", "inception", "payload"),
 )
 
 
@@ -608,7 +613,7 @@ def test_warnings(command: Path, capsys: Capture) -> None:
     out, err = capsys.readouterr()
     assert "128.0000" in out and "unknown number" in out and "None" not in out + err
     fid.main(["theirs.npz", "--save_stats", "copy.npz", *data])
-    assert load_statistics(command / "copy.npz").n is None
+    assert load_statistics(command / "copy.npz", "stand-in classifier").n is None
 
 
 def test_inception_from_the_command(command: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -742,7 +747,7 @@ def test_bad_statistics(kind: str, command: Path, tmp_path: Path, capsys: Captur
     assert "bad.npz" in refusal(fid.main, [str(tmp_path / "bad.npz"), "real", *data], capsys)
     if kind != "inception":
         with pytest.raises(InputError, match="bad.npz"):
-            load_statistics(tmp_path / "bad.npz")
+            load_statistics(tmp_path / "bad.npz", "test")
     assert not (tmp_path / "ran").exists()
 
 
