@@ -70,9 +70,11 @@ def load_dataset(
     data_dir: str | Path = "data",
     image_size: int | None = None,
     classes: str | None = None,
+    fetch: bool = True,
 ) -> Dataset:
     """Load one of DATASETS, fetching it into `data_dir` where it is nowhere to be found.
 
+    fetch: False never downloads; what is nowhere to be found is then an InputError.
     image_size: one of IMAGE_SIZES; None is the native size (28 or 32), or 64 for a folder.
     classes: names or numbers to keep, separated by commas; labels count the kept ones from 0.
     Raises InputError for whatever the user can mend, unreadable and unwritable places included.
@@ -87,7 +89,8 @@ def load_dataset(
             return _load_folder(Path(data_dir), image_size or 64, classes)
         kept = torch.tensor(_kept_classes(CLASSES[name], classes))
         load = load_cifar10 if name == "cifar10" else partial(load_idx, name)
-        images, labels, test_images, test_labels = map(torch.from_numpy, load(Path(data_dir)))
+        arrays = load(Path(data_dir), fetch)
+        images, labels, test_images, test_labels = map(torch.from_numpy, arrays)
     except OSError as error:
         place, reason = error.filename or data_dir, error.strerror or error
         raise InputError(f"cannot use {place}: {reason}; check --data_dir {data_dir}") from error

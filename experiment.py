@@ -55,14 +55,8 @@ SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of
 LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
 GIF_FRAMES = 30  # the most frames of training.gif, however long the run
 ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
-MAY_DIFFER = {
-    "device",
-    "data_dir",
-    "max_steps",
-    "sample_every",
-    "eval_every",
-    "resume",
-}  # in a resumed run
+# What a resumed run may change.
+MAY_DIFFER = {"device", "data_dir", "max_steps", "sample_every", "eval_every", "resume"}
 # TensorBoard's names for what a script logs; whatever is not listed keeps its own.
 TAGS = {
     "d_loss": "loss/discriminator",
@@ -705,13 +699,44 @@ def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -
         figure.savefig(temporary, format="png", dpi=120)
 
 
+def export(source: Path, path: Path) -> None:
+    """Write the averaged generator of a run alone, in float16, as generate.py reads it.
+
+    With it go its script, data set and classes, the command that trained it and its scores.
+    """
+    checkpoint = read_checkpoint(source)
+    folder = source if source.is_dir() else source.parent
+    args = read_config(folder / "config.json", f"{checkpoint['script']}.py")
+    measured = [row for row in checkpoint["rows"] if "test_d_loss" in row]
+    kept = ("script", "dataset", "classes", "generator_args", "step")
+    content = {
+        **{name: checkpoint[name] for name in kept},
+        "command": shlex.join(["python", f"{checkpoint['script']}.py", *as_flags(args)]),
+        "scores": measured[-1] if measured else {},
+        "ema": {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in checkpoint["ema"].items()
+        },
+    }
+    with writing(path) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+    print(f"{path.stat().st_size:,} bytes: {path}")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """python experiment.py plot RUN [RUN ...]: draw the curves of runs, over each other."""
+    """Draw the curves of runs, over each other; or keep one run's generator alone."""
     parser = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
-    plotting = parser.add_subparsers(required=True).add_parser("plot", help=main.__doc__)
+    commands = parser.add_subparsers(required=True, dest="command")
+    plotting = commands.add_parser("plot", help="losses.png and metrics.png of one or more runs")
     plotting.add_argument("runs", nargs="+", help="run folders")
     plotting.add_argument("--save_path", help="a folder; if not given: that of the only run, or .")
+    exporting = commands.add_parser("export", help="the generator alone, in float16")
+    exporting.add_argument("run", type=Path, help="a run folder, or a checkpoint in it")
+    exporting.add_argument("save_path", type=Path, help="a file to write")
     args = parser.parse_args(argv)
+    if args.command == "export":
+        export(args.run, args.save_path)
+        return
     folders = [Path(run) for run in args.runs]
     runs: dict[str, Rows] = {str(folder): read_rows(folder) for folder in folders}
     out = Path(args.save_path or (folders[0] if len(folders) == 1 else "."))

@@ -141,10 +141,12 @@ def _read_verified(path: Path, digest: str, foreign: Sequence[str] = ()) -> byte
 # ---- mnist and fashion_mnist: four IDX files ----
 
 
-def load_idx(name: str, data_dir: Path) -> list[np.ndarray]:
+def load_idx(name: str, data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
     """Training images (N, 1, 28, 28) and labels (N,), then those of the test set."""
     contents = {file: _find_idx(name, file, data_dir) for file in IDX_FILES}
     missing = [file for file, content in contents.items() if content is None]
+    if missing and not fetch:
+        raise InputError(f"{name} is not in {data_dir}")
     if missing:
         _fetch_idx(name, data_dir / name, missing)
         contents |= {file: _find_idx(name, file, data_dir) for file in missing}
@@ -269,7 +271,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         return self.allowed[name]
 
 
-def load_cifar10(data_dir: Path) -> list[np.ndarray]:
+def load_cifar10(data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
     """Training images (N, 3, 32, 32) and labels (N,), then those of the test set."""
     base = CIFAR10.base_folder
     for folder in (data_dir / base, data_dir / "cifar10" / base, data_dir):
@@ -279,6 +281,8 @@ def load_cifar10(data_dir: Path) -> list[np.ndarray]:
         folder = data_dir / base
         if folder.exists():  # before a download that would have nowhere to go
             raise InputError(f"{folder} lacks {CIFAR10.train_list[0][0]}: delete it or replace it")
+        if not fetch:
+            raise InputError(f"cifar10 is not in {data_dir}")
         _fetch_cifar10(folder)
     arrays = []
     for listing in (CIFAR10.train_list, CIFAR10.test_list):

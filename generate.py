@@ -31,10 +31,8 @@ from files import InputError, exit_on_input_error, writing
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it
-WALK_STOPS, WALK_FRAMES = (
-    4,
-    16,
-)  # a GIF passes this many z, with so many frames from one to the next
+WALK_STOPS, WALK_FRAMES = 4, 16  # a GIF passes so many z, in so many frames from one to the next
+PRETRAINED = Path(__file__).parent / "pretrained" / "cdcgan-fashion_mnist.pt"
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -44,28 +42,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "--load_path",
-        required=True,
-        help="a checkpoint, or a run folder (its best.pt, else last.pt)",
-    )
+    what = "a checkpoint, or a run folder: its best.pt, else last.pt (default: the pretrained one)"
+    add("--load_path", default=PRETRAINED, help=what)
     add("--save_path", default="samples", help="a folder, or a file ending in .png, .gif or .npz")
     add("--grid_size", type=int, help="images a row (default 8); rows: one a class, else as many")
     add("--class", dest="class_name", help="draw this class only, by name or number")
     add("--neighbours", type=int, help="beside a sample a row: its so many closest training images")
     add("--data_dir", default="data", help="where those are, as in training")
     add("--interpolate", type=int, help="rows, each from one z (and class) to another in steps")
-    add(
-        "--gif",
-        action="store_true",
-        help="of --interpolate or the grid: a loop instead of a picture",
-    )
+    loop = "of --interpolate or the grid: a loop instead of a picture"
+    add("--gif", action="store_true", help=loop)
     add("--num_images", type=int, help="draw so many single images instead of a grid")
-    add(
-        "--format",
-        choices=("png", "npz"),
-        help="of --num_images: files, or one array (default png)",
-    )
+    kind = "of --num_images: files, or one array (default png)"
+    add("--format", choices=("png", "npz"), help=kind)
+    shorter = "factor of z: below 1 more typical and less varied (cf. Brock et al. 2019)"
+    add("--truncation", type=float, default=1.0, help=shorter)
     add("--seed", type=int, default=0, help="of z: the same seed gives the same images")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
@@ -192,32 +183,36 @@ def draw_grid(images: Tensor, columns: int, row_names: Sequence[str] = ()) -> Im
     return named
 
 
-def with_neighbours(
-    generator: nn.Module,
-    checkpoint: dict[str, Any],
-    z: Tensor,
-    labels: Tensor | None,
-    number: int,
-    data_dir: str,
-) -> Tensor:
-    """Samples, each before a white tile and its `number` closest training images.
+class Neighbours:
+    """The training images closest to a sample, in the features of the data set's classifier.
 
-    uint8 (N * (2 + number), C, H, W). Close is meant in the features of the data set's classifier,
-    where two pictures of one thing are, and not pixel by pixel.
+    There, two pictures of one thing are close; pixel by pixel they need not be.
     """
-    from features import classifier_for, load_classifier  # drawing alone needs no such network
 
-    keep = ",".join(checkpoint["classes"]) or None
-    size = checkpoint["generator_args"]["image_size"]
-    dataset = load_dataset(checkpoint["dataset"], data_dir, size, keep)
-    network = load_classifier(classifier_for(dataset, data_dir, z.device)).to(z.device)
-    fake = sample(generator, z, labels)
-    real = dataset.train_images.cpu()
-    parts = [network(part.to(z.device))[0].cpu() for part in real.split(CHUNK)]
-    distances = torch.cdist(network(fake.to(z.device))[0].cpu(), torch.cat(parts))
-    nearest = distances.topk(number, largest=False).indices  # (N, number)
-    white = torch.full_like(fake[:, None], 255)
-    return torch.cat([fake[:, None], white, real[nearest]], dim=1).flatten(0, 1)
+    def __init__(
+        self,
+        checkpoint: dict[str, Any],
+        data_dir: str,
+        device: torch.device,
+        fetch: bool = True,
+    ) -> None:
+        from features import classifier_for, load_classifier  # drawing alone needs no such network
+
+        keep = ",".join(checkpoint["classes"]) or None
+        size = checkpoint["generator_args"]["image_size"]
+        dataset = load_dataset(checkpoint["dataset"], data_dir, size, keep, fetch)
+        self.device, self.images = device, dataset.train_images.cpu()
+        self.network = load_classifier(classifier_for(dataset, data_dir, device)).to(device)
+        self.features = self.extract(self.images)
+
+    def extract(self, images: Tensor) -> Tensor:
+        parts = [self.network(part.to(self.device))[0].cpu() for part in images.split(CHUNK)]
+        return torch.cat(parts)
+
+    def __call__(self, images: Tensor, number: int) -> Tensor:
+        """uint8 (N, C, H, W) -> the `number` closest to each, uint8 (N, number, C, H, W)."""
+        distances = torch.cdist(self.extract(images), self.features)
+        return self.images[distances.topk(number, largest=False).indices]
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:
@@ -254,6 +249,8 @@ def check_args(args: argparse.Namespace, path: Path) -> None:
         value, most = getattr(args, flag), limits[flag]
         if not 1 <= value <= most:
             raise InputError(f"--{flag} {value}: give a number from 1 to {most}")
+    if not 0 <= args.truncation <= 2:
+        raise InputError(f"--truncation {args.truncation}: give a number from 0 to 2")
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed {args.seed}: give a number from 0 to 2^63 - 1")
     if suffix not in ("", ".png", ".gif", ".npz") and not path.is_dir():
@@ -329,6 +326,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_args(args, path)
     device = pick_device(args.device)
     generator, checkpoint = load_generator(args.load_path, device)
+    # Here, so that it holds for every z of a walk or an interpolation, too.
+    generator.register_forward_pre_hook(lambda _, x: (args.truncation * x[0], *x[1:]))
     z_dim = checkpoint["generator_args"]["z_dim"]
     classes = tuple(checkpoint["classes"]) if "num_classes" in checkpoint["generator_args"] else ()
     if args.class_name is not None and not classes:
@@ -369,9 +368,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif moving:
         frames = walk(generator, z, labels, args.seed)
     elif args.neighbours:
-        z, labels = z[::columns], None if labels is None else labels[::columns]
-        number, columns = args.neighbours, args.neighbours + 2
-        frames = [with_neighbours(generator, checkpoint, z, labels, number, args.data_dir)]
+        fake = sample(generator, z[::columns], None if labels is None else labels[::columns])
+        nearest = Neighbours(checkpoint, args.data_dir, device)(fake, args.neighbours)
+        white = torch.full_like(fake[:, None], 255)
+        frames = [torch.cat([fake[:, None], white, nearest], dim=1).flatten(0, 1)]
+        columns = args.neighbours + 2
     else:
         frames = [sample(generator, z, labels)]
     pictures = [draw_grid(images, columns, names) for images in frames]

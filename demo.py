@@ -1,0 +1,226 @@
+"""A page in the browser that shows what a generator learnt, and one request for one class.
+
+    python demo.py                                     # the pretrained cdcgan.py: localhost:5000
+    python demo.py --load_path runs/RUN --port 8080
+    curl "http://localhost:5000/?generate_sample=Sneaker" > sneaker.png
+    curl "http://localhost:5000/sample.png?class=Bag&seed=3&n=16" > bags.png
+
+GET /sample.png takes class, seed, n (1 to 64), truncation (0 to 2, a factor of z), and for a walk
+to_seed, to_class and t (0 to 1); /neighbours.png the same and index, the sample whose closest
+training images are wanted. Wrong input is answered with status 400 and one line.
+"""
+
+import argparse
+import io
+import math
+import secrets
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from flask import Flask, Response, jsonify, request
+from PIL import Image
+from torch import Tensor
+from werkzeug.exceptions import HTTPException
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from data import class_index
+from device import pick_device
+from files import InputError, exit_on_input_error
+from generate import (
+    PRETRAINED,
+    Neighbours,
+    draw_grid,
+    load_generator,
+    noise,
+    sample_between,
+    slerp,
+)
+
+PAGE = Path(__file__).with_name("demo.html")
+MOST_IMAGES, CLOSEST = 64, 8
+
+
+@dataclass
+class Wish:
+    """What a request asks for, checked."""
+
+    start: int | None  # of the classes; None: all in turn, or an unconditional model
+    end: int | None
+    seed: int
+    to_seed: int
+    number: int
+    truncation: float
+    t: float
+
+
+class Model:
+    """A generator that draws for one request at a time, whichever thread it comes from."""
+
+    def __init__(self, path: str, data_dir: str, device: torch.device) -> None:
+        self.generator, self.checkpoint = load_generator(path, device)
+        args = self.checkpoint["generator_args"]
+        self.z_dim = args["z_dim"]
+        self.classes = list(self.checkpoint["classes"]) if "num_classes" in args else []
+        self.data_dir, self.device = data_dir, device
+        self.neighbours: Neighbours | None = None
+        self.drawing, self.searching = threading.Lock(), threading.Lock()
+        self.images(Wish(None, None, 0, 0, 16, 1.0, 0.0))  # the first takes longer
+
+    def images(self, wish: Wish) -> Tensor:
+        """uint8 (N, C, H, W). The i-th image of a seed does not depend on N."""
+        a, b = (noise(MOST_IMAGES, self.z_dim, s)[: wish.number] for s in (wish.seed, wish.to_seed))
+        z = (slerp(a, b, wish.t) * wish.truncation).to(self.device)
+        start = end = None
+        if self.classes:
+            turns = torch.arange(wish.number) % len(self.classes)
+            start, end = (
+                (turns if index is None else torch.full_like(turns, index)).to(self.device)
+                for index in (wish.start, wish.end)
+            )
+        t = torch.full((wish.number, 1), wish.t, device=self.device)
+        with self.drawing:
+            return sample_between(self.generator, z, start, end, t)
+
+    def closest(self, image: Tensor) -> Tensor:
+        """The CLOSEST training images to one (1, C, H, W). InputError if the data is not there."""
+        with self.searching:  # the first search reads the data set
+            if self.neighbours is None:
+                self.neighbours = Neighbours(
+                    self.checkpoint, self.data_dir, self.device, fetch=False
+                )
+            return self.neighbours(image, CLOSEST)[0]
+
+
+def parse_wish(classes: Sequence[str]) -> Wish:
+    """The request's query. InputError where it cannot be met."""
+    query = request.args
+
+    def number(name: str, default: float, low: float, high: float, kind: Any = float) -> Any:
+        text = query.get(name, "") or default
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise InputError(f"{name}={str(text)[:40]}: give a number from {low} to {high}")
+        return value
+
+    def index(name: str, default: int | None) -> int | None:
+        wanted = query.get(name, "")
+        if wanted and not classes:
+            raise InputError(f"{name}: this model has no classes")
+        return class_index(classes, wanted[:80]) if wanted else default
+
+    seed = number("seed", 0, 0, 2**63 - 1, int)
+    start = index("class", None)
+    return Wish(
+        start=start,
+        end=index("to_class", start),
+        seed=seed,
+        to_seed=number("to_seed", seed, 0, 2**63 - 1, int),
+        number=number("n", 16, 1, MOST_IMAGES, int),
+        truncation=number("truncation", 1.0, 0.0, 2.0),
+        t=number("t", 0.0, 0.0, 1.0),
+    )
+
+
+def png(picture: Image.Image) -> Response:
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", compress_level=1)  # noise hardly packs: be quick
+    return Response(stream.getvalue(), mimetype="image/png")
+
+
+def create_app(model: Model) -> Flask:
+    app = Flask(__name__, static_folder=None)
+
+    @app.get("/")
+    def page() -> Response:
+        wanted = request.args.get("generate_sample")
+        if wanted is not None and request.accept_mimetypes.best != "text/html":
+            if not model.classes:
+                raise InputError("generate_sample: this model has no classes")
+            index, seed = class_index(model.classes, wanted[:80]), secrets.randbelow(2**32)
+            return png(draw_grid(model.images(Wish(index, index, seed, seed, 1, 1.0, 0.0)), 1))
+        return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
+
+    @app.get("/classes")
+    def classes() -> Response:
+        about = f"{model.checkpoint['script']}.py on {model.checkpoint.get('dataset', 'its data')}"
+        return jsonify(classes=model.classes, model=about)
+
+    @app.get("/sample.png")
+    def sample_png() -> Response:
+        wish = parse_wish(model.classes)
+        return png(draw_grid(model.images(wish), math.ceil(math.sqrt(wish.number))))
+
+    @app.get("/neighbours.png")
+    def neighbours_png() -> Response:
+        wish = parse_wish(model.classes)
+        index = request.args.get("index", "")
+        if not (index.isdecimal() and int(index[:4]) < wish.number):
+            raise InputError(f"index={index[:40]}: give a number from 0 to {wish.number - 1}")
+        image = model.images(wish)[int(index)].unsqueeze(0)
+        return png(draw_grid(model.closest(image), CLOSEST))
+
+    @app.errorhandler(InputError)
+    def refuse(error: InputError) -> Response:
+        return Response(f"{error}\n", 400, mimetype="text/plain")
+
+    @app.errorhandler(HTTPException)
+    def failed(error: HTTPException) -> Response:
+        return Response(f"{error.code} {error.name}\n", error.code, mimetype="text/plain")
+
+    return app
+
+
+class QuietHandler(WSGIRequestHandler):
+    """Says nothing of the requests that went well: a slider makes hundreds."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        if str(code)[:1] not in "23":
+            super().log_request(code, size)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--load_path", default=PRETRAINED, help="a checkpoint, or a run folder")
+    add("--port", type=int, default=5000)
+    add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: only this)")
+    add("--data_dir", default="data", help="of the training images, for the closest ones")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    args = parser.parse_args(argv)
+    if not 0 <= args.port < 2**16:
+        raise InputError(f"--port {args.port}: give a number from 0 (any free one) to 65535")
+    model = Model(args.load_path, args.data_dir, pick_device(args.device))
+    try:
+        # Bound here: werkzeug would end the program by itself, and say it in three lines.
+        listener = socket.create_server((args.host, args.port), backlog=128)
+    except OSError as error:
+        taken = f"--host {args.host} --port {args.port}: {error.strerror or error}"
+        raise InputError(f"{taken}; is another demo running? try another --port") from None
+    port = listener.getsockname()[1]
+    app = create_app(model)
+    with listener:
+        server = make_server(
+            args.host, port, app, True, request_handler=QuietHandler, fd=listener.fileno()
+        )
+        print(f"open http://{args.host}:{port} in a browser; Ctrl-C ends it", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print("\nstopped")
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()
