@@ -26,7 +26,7 @@ from flask import Flask, Response, jsonify, request
 from PIL import Image
 from torch import Tensor
 from werkzeug.exceptions import HTTPException
-from werkzeug.serving import WSGIRequestHandler, make_server
+from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from data import class_index
 from device import pick_device
@@ -141,7 +141,8 @@ def create_app(model: Model) -> Flask:
     @app.get("/")
     def page() -> Response:
         wanted = request.args.get("generate_sample")
-        if wanted is not None and request.accept_mimetypes.best != "text/html":
+        accepts = request.accept_mimetypes
+        if wanted is not None and accepts["text/html"] <= accepts["image/png"]:
             if not model.classes:
                 raise InputError("generate_sample: this model has no classes")
             index, seed = class_index(model.classes, wanted[:80]), secrets.randbelow(2**32)
@@ -165,7 +166,7 @@ def create_app(model: Model) -> Flask:
         if not (index.isdecimal() and int(index[:4]) < wish.number):
             raise InputError(f"index={index[:40]}: give a number from 0 to {wish.number - 1}")
         image = model.images(wish)[int(index)].unsqueeze(0)
-        return png(draw_grid(model.closest(image), CLOSEST))
+        return png(draw_grid(model.closest(image), CLOSEST // 2))
 
     @app.errorhandler(InputError)
     def refuse(error: InputError) -> Response:
@@ -180,6 +181,8 @@ def create_app(model: Model) -> Flask:
 
 class QuietHandler(WSGIRequestHandler):
     """Says nothing of the requests that went well: a slider makes hundreds."""
+
+    timeout = 10  # seconds for which a client may be silent
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         if str(code)[:1] not in "23":
@@ -211,14 +214,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     port = listener.getsockname()[1]
     app = create_app(model)
     with listener:
-        server = make_server(
-            args.host, port, app, True, request_handler=QuietHandler, fd=listener.fileno()
-        )
+        fd = listener.fileno()
+        server = ThreadedWSGIServer(args.host, port, app, handler=QuietHandler, fd=fd)
+        server.daemon_threads = False  # Ctrl-C lets the requests under way finish
         print(f"open http://{args.host}:{port} in a browser; Ctrl-C ends it", flush=True)
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            print("\nstopped")
+        server.serve_forever()  # until Ctrl-C
+        print("stopped")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,290 @@
+"""demo.py: what it answers, to many at once, and the page in a real browser."""
+
+import io
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from flask.testing import FlaskClient
+from PIL import Image
+
+import cdcgan
+import dcgan
+import demo
+from data import load_dataset
+from features import classifier_for
+from generate import draw_grid, noise, sample
+from tests.conftest import CLASSES, command, refusal
+from tests.stand_ins import Payload
+
+
+def save_checkpoint(path: Path, script: str = "cdcgan") -> Path:
+    """An untrained generator of CLASSES, as a run on the folder `pictures` leaves it."""
+    torch.manual_seed(0)
+    args = dict(z_dim=8, ngf=4, channels=1, image_size=28)
+    if script == "cdcgan":
+        args["num_classes"] = len(CLASSES)
+    generator = cdcgan.Generator(**args) if script == "cdcgan" else dcgan.Generator(**args)
+    for name, value in generator.state_dict().items():
+        if "running_var" not in name and value.is_floating_point():
+            value.normal_(0, 0.3)
+    content = {"script": script, "dataset": "folder", "classes": list(CLASSES), "step": 0}
+    torch.save({**content, "generator_args": args, "ema": generator.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("demo") / "last.pt")
+
+
+@pytest.fixture(scope="module")
+def client(checkpoint: Path, pictures: Path) -> FlaskClient:
+    model = demo.Model(str(checkpoint), str(pictures), torch.device("cpu"))
+    return demo.create_app(model).test_client()
+
+
+def picture(client: FlaskClient, url: str) -> np.ndarray:
+    answer = client.get(url)
+    assert answer.status_code == 200 and answer.mimetype == "image/png", answer.text
+    return np.asarray(Image.open(io.BytesIO(answer.data)).convert("L")).astype(int)
+
+
+def test_samples_are_those_of_generate(client: FlaskClient, checkpoint: Path) -> None:
+    generator, _ = demo.load_generator(checkpoint)
+    images = sample(generator, 0.5 * noise(64, 8, seed=3)[:5], torch.full((5,), 1))
+    expected = np.asarray(draw_grid(images, 3).convert("L"))
+    found = picture(client, "/sample.png?class=coat&seed=3&n=5&truncation=0.5")
+    assert np.abs(found - expected).max() <= 1
+    assert (found != picture(client, "/sample.png?class=coat&seed=3&n=5")).any()
+    assert (found != picture(client, "/sample.png?class=bag&seed=3&n=5&truncation=0.5")).any()
+
+
+def test_a_seed_means_the_same_however_many(client: FlaskClient) -> None:
+    one, many = (picture(client, f"/sample.png?class=bag&seed=7&n={n}") for n in (1, 64))
+    assert np.abs(many[2:58, 2:58] - one).max() <= 1  # one alone has no frame
+    assert picture(client, "/sample.png?n=64").shape == ((8 * 29 + 1) * 2,) * 2
+
+
+def test_a_walk_goes_from_the_one_to_the_other(client: FlaskClient) -> None:
+    start, end = "/sample.png?class=bag&seed=1&n=4", "/sample.png?class=shoe&seed=2&n=4"
+    walk = start + "&to_class=shoe&to_seed=2&t="
+    assert np.abs(picture(client, walk + "0") - picture(client, start)).max() <= 1
+    assert np.abs(picture(client, walk + "1") - picture(client, end)).max() <= 1
+    between = picture(client, walk + "0.5")
+    assert np.abs(between - picture(client, start)).max() > 1
+    assert np.abs(between - picture(client, end)).max() > 1
+
+
+def test_the_old_call_and_the_page(client: FlaskClient) -> None:
+    browser = {"Accept": "text/html,application/xml;q=0.9,image/avif,*/*;q=0.8"}
+    for headers in ({}, {"Accept": "*/*"}, {"Accept": "image/png"}):
+        answer = client.get("/?generate_sample=Shoe", headers=headers)
+        assert answer.mimetype == "image/png"
+        assert Image.open(io.BytesIO(answer.data)).size == (56, 56)
+    for url in ("/", "/?generate_sample=Shoe"):
+        answer = client.get(url, headers=browser)
+        assert answer.mimetype == "text/html" and "<title>" in answer.text
+    answer = client.get("/classes")
+    assert answer.get_json() == {"classes": list(CLASSES), "model": "cdcgan.py on folder"}
+    # Nothing on the page comes from elsewhere.
+    assert not re.findall(r"(?:src|href)=\"?(?:https?:)?//", demo.PAGE.read_text())
+
+
+def test_neighbours_are_training_images(client: FlaskClient, pictures: Path) -> None:
+    found = picture(client, "/neighbours.png?class=coat&seed=3&n=16&index=15")
+    assert found.shape == ((2 * 29 + 1) * 2, (4 * 29 + 1) * 2)  # two rows of four
+    first = found[2:58:2, 2:58:2]
+    training = [np.asarray(Image.open(p)) for p in (pictures / "train").rglob("*.png")]
+    assert any((first == image).all() for image in training)
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("n=0", "n=0: give a number from 1 to 64"),
+        ("n=65", "n=65"),
+        ("n=1e9", "n=1e9"),
+        ("n=many", "n=many"),
+        ("seed=-1", "seed=-1"),
+        ("seed=9223372036854775808", "seed=9223372036854775808"),
+        ("to_seed=x", "to_seed=x"),
+        ("truncation=nan", "truncation=nan"),
+        ("truncation=2.1", "truncation=2.1"),
+        ("t=1.5", "t=1.5"),
+        ("class=sofa", "sofa"),
+        ("to_class=3", "3"),
+        ("class=%00%F0%9F%91%9F", "class"),
+        ("index=4", "index=4"),
+        ("index=-1", "index=-1"),
+        ("index=" + "9" * 5000, "index=999"),
+        ("index=%C2%B2", "index="),  # a superscript two, which is a digit to some
+    ],
+)
+def test_bad_requests_are_a_line(query: str, says: str, client: FlaskClient) -> None:
+    page = "neighbours.png?n=4&" if "index" in query else "sample.png?"
+    answer = client.get(f"/{page}{query}")
+    assert answer.status_code == 400
+    assert says in answer.text and answer.text.count("\n") == 1 and len(answer.text) < 300
+
+
+def test_what_is_not_there(client: FlaskClient, tmp_path: Path) -> None:
+    assert client.get("/?generate_sample=sofa").status_code == 400
+    assert client.get("/etc/passwd").status_code == 404
+    assert client.post("/classes").status_code == 405
+    path = save_checkpoint(tmp_path / "last.pt", "dcgan")
+    model = demo.Model(str(path), str(tmp_path / "nowhere"), torch.device("cpu"))
+    unconditional = demo.create_app(model).test_client()
+    assert picture(unconditional, "/sample.png?n=9").shape == ((3 * 29 + 1) * 2,) * 2
+    assert unconditional.get("/classes").get_json()["classes"] == []
+    for url in ("/?generate_sample=bag", "/sample.png?class=bag", "/neighbours.png?index=0"):
+        assert unconditional.get(url).status_code == 400
+
+
+def test_bad_starts(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load = ["--load_path", str(checkpoint), "--device", "cpu"]
+    assert "--port 70000" in refusal(demo.main, [*load, "--port", "70000"], capsys)
+    assert "nowhere.invalid" in refusal(demo.main, [*load, "--host", "nowhere.invalid"], capsys)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert f"--port {port}" in refusal(demo.main, [*load, "--port", port], capsys)
+    assert "nowhere.pt" in refusal(demo.main, ["--load_path", "nowhere.pt"], capsys)
+    torch.save({"script": Payload(tmp_path / "ran")}, tmp_path / "payload.pt")
+    assert "refused" in refusal(demo.main, ["--load_path", str(tmp_path / "payload.pt")], capsys)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint: Path, pictures: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A real demo.py: its address and process. It must end by Ctrl-C, without a traceback."""
+    dataset = load_dataset("folder", pictures, 28)
+    classifier_for(
+        dataset, pictures, torch.device("cpu")
+    )  # of ten steps: the server's would be good
+    argv = ["--load_path", str(checkpoint), "--data_dir", str(pictures), "--port", "0"]
+    process = subprocess.Popen(
+        command("demo.py", *argv, "--device", "cpu"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    yield line.split()[1], process
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 0 and "stopped" in out and "Traceback" not in err
+
+
+def test_32_clients_at_once(server: tuple[str, subprocess.Popen[str]]) -> None:
+    """All are answered, with what each asked for; memory and threads stay bounded."""
+    address, process = server
+
+    def memory() -> int:
+        return (
+            int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+        )
+
+    def ask(seed: int) -> bytes:
+        url = f"{address}/sample.png?n=16&seed={seed % 8}&class={CLASSES[seed % 3]}"
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return answer.read()
+
+    def bad(_: int) -> int:
+        with pytest.raises(urllib.error.HTTPError) as error:
+            urllib.request.urlopen(f"{address}/sample.png?n=1000", timeout=60)
+        return error.value.code
+
+    with ThreadPoolExecutor(32) as pool:
+        first = list(pool.map(ask, range(96)))
+        before = memory()
+        assert list(pool.map(ask, range(96))) == first
+        assert set(pool.map(bad, range(32))) == {400}
+        for _ in range(4):
+            list(pool.map(ask, range(96)))
+    assert len(set(first)) == 24  # of 8 seeds and 3 classes
+    assert memory() - before < 30e6
+    time.sleep(0.5)
+    assert len(list(Path(f"/proc/{process.pid}/task").iterdir())) < 32  # the clients' are gone
+
+
+@pytest.mark.slow
+def test_the_page_in_chromium(server: tuple[str, subprocess.Popen[str]], tmp_path: Path) -> None:
+    """A reader's visit: the page draws, follows its controls, and shows a sample's neighbours.
+
+    DEMO_SCREENSHOTS=FOLDER keeps what it looked like.
+    """
+    from selenium import webdriver
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    driver_path = shutil.which("chromedriver")
+    assert driver_path, "apt-get install chromium chromium-driver"
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    quiet = "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    quiet += " disable-component-update disable-sync"
+    for flag in (*quiet.split(), "headless=new", f"user-data-dir={tmp_path}"):
+        options.add_argument(f"--{flag}")
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver_path))
+    try:
+        wait = WebDriverWait(browser, 20)
+        browser.get(server[0] + "/?generate_sample=coat")
+        samples = browser.find_element(By.ID, "samples")
+
+        seen: list[str] = []
+
+        def look() -> None:
+            """Wait for a new grid, and keep it."""
+            ready = "return arguments[0].complete && arguments[0].src.startsWith('blob:')"
+            wait.until(
+                lambda _: (
+                    browser.execute_script(ready, samples)
+                    and samples.screenshot_as_base64 not in seen
+                )
+            )
+            seen.append(samples.screenshot_as_base64)
+
+        assert browser.find_element(By.ID, "model").text == "cdcgan.py on folder"
+        kind = Select(browser.find_element(By.ID, "class"))
+        assert kind.first_selected_option.text == "coat"
+        assert [option.text for option in kind.options] == ["all in turn", *CLASSES]
+        look()
+        changes = {"class": "bag", "truncation": 0.3, "t": 0.5, "seed": 5, "to_class": "shoe"}
+        for name, value in changes.items():  # each changes what is seen
+            set_value = "arguments[0].value = arguments[1];"
+            tell = "arguments[0].dispatchEvent(new Event('input', {bubbles: true}))"
+            element = browser.find_element(By.ID, name)
+            browser.execute_script(set_value + tell, element, value)
+            look()
+        samples.click()
+        nearest = browser.find_element(By.ID, "nearest")
+        wait.until(lambda _: nearest.is_displayed() and nearest.size["height"] > 20)
+        assert browser.find_element(By.ID, "mark").is_displayed()
+        assert browser.find_element(By.ID, "error").text == ""
+        folder = os.environ.get("DEMO_SCREENSHOTS")
+        for name, width in (("wide", 1000), ("narrow", 400)):
+            for scheme in ("light", "dark"):
+                browser.set_window_size(width, 900)
+                feature = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+                browser.execute_cdp_cmd("Emulation.setEmulatedMedia", feature)
+                inner = browser.execute_script("return document.documentElement.scrollWidth")
+                assert inner <= browser.execute_script("return window.innerWidth")
+                if folder:
+                    browser.save_screenshot(str(Path(folder) / f"{name}-{scheme}.png"))
+    finally:
+        browser.quit()
