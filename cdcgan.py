@@ -83,7 +83,7 @@ class Generator(nn.Module):
                 nn.BatchNorm2d(narrow),
                 nn.ReLU(True),
             ]
-        layers += [nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1), nn.Tanh()]
+        layers.append(nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
@@ -91,7 +91,8 @@ class Generator(nn.Module):
         x = self.project(torch.cat([z, self.embed(labels)], dim=1))
         # Channels last, the layout that convolutions are fastest in, costs nothing from here on.
         x = x.view(len(z), self.first, self.first, -1).permute(0, 3, 1, 2)
-        return self.layers(x)  # (B, channels, image_size, image_size)
+        # tanh in float32: in bfloat16 a black pixel is -1 to the bit, where the slope is 0.
+        return self.layers(x).float().tanh()  # (B, channels, image_size, image_size)
 
 
 class Discriminator(nn.Module):

@@ -63,6 +63,7 @@ class Model:
 
     def __init__(self, path: str, data_dir: str, device: torch.device) -> None:
         self.generator, self.checkpoint = load_generator(path, device)
+        self.generator.to(memory_format=torch.channels_last)
         args = self.checkpoint["generator_args"]
         self.z_dim = args["z_dim"]
         self.classes = list(self.checkpoint["classes"]) if "num_classes" in args else []
@@ -73,8 +74,10 @@ class Model:
 
     def images(self, wish: Wish) -> Tensor:
         """uint8 (N, C, H, W). The i-th image of a seed does not depend on N."""
-        a, b = (noise(MOST_IMAGES, self.z_dim, s)[: wish.number] for s in (wish.seed, wish.to_seed))
-        z = (slerp(a, b, wish.t) * wish.truncation).to(self.device)
+        z = noise(MOST_IMAGES, self.z_dim, wish.seed)[: wish.number]
+        if wish.t:
+            z = slerp(z, noise(MOST_IMAGES, self.z_dim, wish.to_seed)[: wish.number], wish.t)
+        z = (wish.truncation * z).to(self.device)
         start = end = None
         if self.classes:
             turns = torch.arange(wish.number) % len(self.classes)

@@ -57,6 +57,7 @@ GIF_FRAMES = 30  # the most frames of training.gif, however long the run
 ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
 # What a resumed run may change.
 MAY_DIFFER = {"device", "data_dir", "max_steps", "sample_every", "eval_every", "resume"}
+NO_HYPERPARAMETERS = MAY_DIFFER | {"out_dir", "name", "config", "features", "eval_samples"}
 # TensorBoard's names for what a script logs; whatever is not listed keeps its own.
 TAGS = {
     "d_loss": "loss/discriminator",
@@ -376,8 +377,13 @@ class Run:
         if self.step == 0:
             picture = np.asarray(draw_grid(self.real_examples(), ROWS, self.row_names))
             self.writer.add_image("images/real", picture, 0, dataformats="HWC")
-            values = {k: v for k, v in vars(self.args).items() if isinstance(v, str | int | float)}
-            for summary in hparams(values, dict.fromkeys(TAGS.values(), 0.0)):
+            values = {
+                name: value
+                for name, value in vars(self.args).items()
+                if isinstance(value, str | int | float) and name not in NO_HYPERPARAMETERS
+            }
+            metrics = [tag for tag in TAGS.values() if tag.startswith("metrics/")]
+            for summary in hparams(values, dict.fromkeys(metrics, 0.0)):
                 self.writer._get_file_writer().add_summary(summary)
 
     def real_examples(self) -> Tensor:

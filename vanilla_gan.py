@@ -67,11 +67,12 @@ class Generator(nn.Module):
         layers: list[nn.Module] = []
         for before, width in zip(widths, widths[1:], strict=False):
             layers += [nn.Linear(before, width), nn.LeakyReLU(0.2, True)]
-        layers += [nn.Linear(widths[-1], channels * image_size**2), nn.Tanh()]
+        layers.append(nn.Linear(widths[-1], channels * image_size**2))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.layers(z).view(len(z), *self.shape)
+        # tanh in float32: in bfloat16 a black pixel is -1 to the bit, where the slope is 0.
+        return self.layers(z).float().tanh().view(len(z), *self.shape)
 
 
 class Discriminator(nn.Module):
