@@ -91,8 +91,7 @@ class Generator(nn.Module):
         x = self.project(torch.cat([z, self.embed(labels)], dim=1))
         # Channels last, the layout that convolutions are fastest in, costs nothing from here on.
         x = x.view(len(z), self.first, self.first, -1).permute(0, 3, 1, 2)
-        # tanh in float32: in bfloat16 a black pixel is -1 to the bit, where the slope is 0.
-        return self.layers(x).float().tanh()  # (B, channels, image_size, image_size)
+        return self.layers(x).float().tanh()  # in bfloat16 black is -1 to the bit: no slope
 
 
 class Discriminator(nn.Module):

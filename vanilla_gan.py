@@ -71,8 +71,8 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        # tanh in float32: in bfloat16 a black pixel is -1 to the bit, where the slope is 0.
-        return self.layers(z).float().tanh().view(len(z), *self.shape)
+        images = self.layers(z).float().tanh()  # in bfloat16 black is -1 to the bit: no slope
+        return images.view(len(z), *self.shape)
 
 
 class Discriminator(nn.Module):

@@ -221,6 +221,7 @@ def test_tensorboard_holds_curves_pictures_and_flags(straight: tuple[list[str], 
     assert [event.step for event in events.Images("images/generated")] == [0, 10, 20, 30, 40]
     metadata = events.SummaryMetadata("_hparams_/session_start_info")
     assert b"label_noise" in metadata.plugin_data.content
+    assert b"data_dir" not in metadata.plugin_data.content  # which is no hyperparameter
 
 
 def test_gif_shows_every_epoch_at_the_same_size(straight: tuple[list[str], Path]) -> None:

@@ -8,10 +8,11 @@ import torch
 from PIL import Image, ImageSequence
 
 import cdcgan
+import experiment
 import generate
 from data import load_dataset
 from generate import draw_grid, load_generator, noise, sample, slerp
-from tests.conftest import CLASSES, TINY
+from tests.conftest import CLASSES, TINY, refusal
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,34 @@ def test_neighbours_of_a_training_image_begin_with_itself(
     assert (cells[:, 1] == 255).all()
     assert np.array_equal(cells[:, 2], some[:, 0].numpy())
     assert not np.array_equal(cells[:, 3], cells[:, 2])
+
+
+def test_truncation_scales_every_z(trained: Path, tmp_path: Path) -> None:
+    argv = ["--grid_size", "3", "--save_path", str(tmp_path / "a.png"), "--truncation"]
+    draw(trained, *argv, "0")
+    cells = pixels(tmp_path / "a.png", 3, 3)
+    assert (cells == cells[:, :1]).all()  # of one class, all the same: that of z = 0
+    draw(trained, *argv, "0.5")
+    generator, _ = load_generator(trained)
+    labels = torch.arange(3).repeat_interleave(3)
+    expected = sample(generator, 0.5 * noise(9, 8, 0), labels).view(3, 3, 28, 28).numpy()
+    assert np.abs(pixels(tmp_path / "a.png", 3, 3).astype(int) - expected).max() <= 1
+
+
+def test_an_exported_generator_draws_the_same(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "new" / "small.pt"
+    experiment.main(["export", str(trained), str(path)])
+    content = torch.load(path, weights_only=True)
+    assert set(content) >= {"script", "dataset", "classes", "generator_args", "command", "scores"}
+    assert content["command"].startswith("python cdcgan.py --z_dim=8 --ngf=4")
+    values = [v for v in content["ema"].values() if v.is_floating_point()]
+    assert all(value.dtype == torch.float16 for value in values)
+    z, labels = noise(6, 8, seed=0), torch.arange(6) % 3
+    whole, small = (sample(load_generator(p)[0], z, labels).int() for p in (trained, path))
+    assert (whole - small).abs().max() <= 3  # of 255: float16's digits
+    assert "nowhere" in refusal(experiment.main, ["export", "nowhere", str(path)], capsys)
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:

@@ -285,6 +285,22 @@ def test_networks_fit_every_image(script: ModuleType, image_size: int, channels:
     assert scores.shape == (3,) and scores.dtype == torch.float32
 
 
+@every_script
+def test_a_black_pixel_can_turn_white_in_bfloat16(script: ModuleType) -> None:
+    """tanh(-4) is -0.9993: in bfloat16 that is -1 to the bit, and its slope would be 0."""
+    classes = {"num_classes": 5} if script is cdcgan else {}
+    labels = (torch.tensor([0, 4, 2]),) if script is cdcgan else ()
+    generator = script.Generator(z_dim=8, ngf=4, channels=1, image_size=28, **classes)
+    last = generator.layers[-1]
+    torch.nn.init.constant_(last.bias, -4.0)
+    torch.nn.init.zeros_(last.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        images = generator(torch.randn(3, 8), *labels)
+    images.sum().backward()
+    assert images.dtype == torch.float32 and (images > -1).all()
+    assert (last.bias.grad > 0).all()
+
+
 # ---- the scripts as texts ----
 
 
