@@ -231,13 +231,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         # While young, G improves too fast for a long memory: start with a short one.
         update_ema(ema, generator, min(args.ema, (1 + step) / (10 + step)))
 
-        run.log(
-            d_loss=d_loss,
-            g_loss=g_loss,
-            d_real=(sign * real_logits).sigmoid().mean(),
-            d_fake=(sign * fake_logits).sigmoid().mean(),
-            d_fake_after=(sign * fake_logits_after).sigmoid().mean(),
-        )
+        # For the curves: D(x), D(G(z)) before and after D's step, and how often D is right.
+        answers = sign * real_logits, sign * fake_logits, sign * fake_logits_after
+        run.log(*answers, d_loss=d_loss, g_loss=g_loss)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ from generate import draw_grid, noise, read_checkpoint, sample, save_gif, save_p
 
 SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
 LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
+WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
 GIF_FRAMES = 30  # the most frames of training.gif, however long the run
 ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
 # What a resumed run may change.
@@ -65,6 +66,8 @@ TAGS = {
     "d_real": "discriminator/D(x)",
     "d_fake": "discriminator/D(G(z)) before its update",
     "d_fake_after": "discriminator/D(G(z)) after its update",
+    "d_right_real": "discriminator/share of real it is right about",
+    "d_right_fake": "discriminator/share of generated it is right about",
     "wasserstein": "critic/Wasserstein estimate",
     "penalty": "critic/gradient penalty",
     "fcd": "metrics/FCD",
@@ -288,6 +291,7 @@ class Run:
         self.rows: list[dict[str, float]] = []  # of metrics.csv
         self.names: list[str] = []  # of what log() is given
         self.window: list[Tensor] = []  # its values since the last row
+        self.warned: set[str] = set()
         self.stopping = False
         self.best = math.inf  # the smallest distance so far
         self.evaluation: Evaluation | None = None
@@ -450,8 +454,19 @@ class Run:
             disable=None,  # no bar where standard error is not a terminal
         )
 
-    def log(self, **values: Tensor) -> None:
-        """Note this step's losses and mean outputs (0-d tensors), without waiting for them."""
+    def log(self, *answers: Tensor, **values: Tensor) -> None:
+        """Note this step's losses (0-d tensors) and D's answers, without waiting for them.
+
+        answers: D's logits (B,), above 0 for "real": of real images, and of generated ones before
+        and after D's update. Of them, the mean probabilities D(x) and D(G(z)) are noted, and the
+        shares that D is right about before its update.
+        """
+        if answers:
+            real, fake, fake_after = answers
+            values["d_real"], values["d_fake"] = real.sigmoid().mean(), fake.sigmoid().mean()
+            values["d_fake_after"] = fake_after.sigmoid().mean()
+            values["d_right_real"] = (real > 0).float().mean()
+            values["d_right_fake"] = (fake < 0).float().mean()
         self.names = list(values)
         self.window.append(torch.stack([value.detach().float() for value in values.values()]))
 
@@ -462,6 +477,20 @@ class Run:
         self.window = []
         for name in self.names:
             self.writer.add_scalar(TAGS.get(name, name), row[name], self.step)
+        recent = [row for row in self.rows if row["step"] > self.step - WON_STEPS]
+        sure = [min(row.get("d_right_real", 0), row.get("d_right_fake", 0)) > WON for row in recent]
+        if self.step >= WON_STEPS and all(sure):
+            self.warn(
+                f"D has won: for {WON_STEPS} steps it was right about more than {WON:.1%} of real "
+                "and of generated images, and G learns little from it; try a lower --lr_d, "
+                "--dropout or --label_noise in D, or fewer of its steps"
+            )
+
+    def warn(self, what: str) -> None:
+        """Say it on standard error, once in a run."""
+        if what not in self.warned:
+            self.warned.add(what)
+            tqdm.write(f"warning: {what}", file=sys.stderr)
 
     def window_row(self) -> dict[str, float]:
         """The means over the window, as a row of metrics.csv."""
@@ -494,7 +523,7 @@ class Run:
         return "  ".join(
             f"{short.get(name, name)} {row[name]:.3f}"
             for name in self.names
-            if name in row and not name.endswith("_after")
+            if name in row and not name.endswith(("_after", "_right_real", "_right_fake"))
         )
 
     def end_epoch(self, steps: int, seconds: float) -> None:
@@ -559,6 +588,12 @@ class Run:
     def draw_samples(self) -> None:
         """Draw the fixed z with the averaged generator. Changes no state of the training."""
         images = sample(self.state["ema"], self.fixed_z, self.fixed_labels)
+        saturated, of_real = (extremes(x) for x in (images, self.real_examples()))
+        if saturated > max(0.98, 1.1 * of_real):
+            self.warn(
+                f"saturated samples: {saturated:.0%} of their pixels are black or white "
+                f"({of_real:.0%} of the real ones'); try lower --lr_g and --lr_d"
+            )
         picture = draw_grid(images, ROWS, self.row_names)
         save_picture(picture, self.folder / "samples" / f"epoch_{self.epoch:04d}.png")
         array = np.asarray(picture)
@@ -659,6 +694,11 @@ def fingerprint(images: Tensor) -> list[int]:
     """The number of images and the sum of a thousand: tells a data set from another in no time."""
     few = images[:: max(1, len(images) // 1000)]
     return [len(images), int(few.sum(dtype=torch.int64))]
+
+
+def extremes(images: Tensor) -> float:
+    """The share of uint8 pixels that are 0 or 255."""
+    return ((images == 0) | (images == 255)).double().mean().item()
 
 
 def captioned(picture: Image.Image) -> Image.Image:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import cdcgan
 import experiment
+import vanilla_gan
 from data import Batches
 from experiment import describe, number
 from files import InputError
@@ -313,3 +314,22 @@ def test_number_keeps_to_its_interval(
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match=r"in [\[(]"):
             parse(text)
+
+
+def test_a_d_that_has_won_is_told_once(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(experiment, "WON_STEPS", 20)
+    slow, fast = "1e-8", "1e-2"
+    for name, lr_d, warnings in (("won", fast, 1), ("even", slow, 0)):
+        argv = [*flags, "--name", name, "--epochs", "8", "--lr_d", lr_d, "--lr_g", slow]
+        vanilla_gan.main([*argv, "--dropout", "0"])
+        assert capsys.readouterr().err.count("warning: D has won") == warnings
+
+
+def test_saturated_samples_are_told_once(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, lr_g, warnings in (("wild", "1", 1), ("tame", "1e-4", 0)):
+        vanilla_gan.main([*flags, "--name", name, "--epochs", "3", "--lr_g", lr_g, "--ema", "0"])
+        assert capsys.readouterr().err.count("warning: saturated samples") == warnings
