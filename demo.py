@@ -11,12 +11,13 @@ training images are wanted. Wrong input is answered with status 400 and one line
 """
 
 import argparse
+import errno
 import io
 import math
 import secrets
 import socket
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from data import class_index
 from device import pick_device
 from files import InputError, exit_on_input_error
 from generate import (
-    PRETRAINED,
+    PRETRAINED_GENERATOR,
     Neighbours,
     draw_grid,
     load_generator,
@@ -59,7 +60,10 @@ class Wish:
 
 
 class Model:
-    """A generator that draws for one request at a time, whichever thread it comes from."""
+    """A generator that draws for one request at a time, whichever thread it comes from.
+
+    In a thread of its own: torch would keep a team of threads for every one that calls it.
+    """
 
     def __init__(self, path: str, data_dir: str, device: torch.device) -> None:
         self.generator, self.checkpoint = load_generator(path, device)
@@ -69,7 +73,7 @@ class Model:
         self.classes = list(self.checkpoint["classes"]) if "num_classes" in args else []
         self.data_dir, self.device = data_dir, device
         self.neighbours: Neighbours | None = None
-        self.drawing, self.searching = threading.Lock(), threading.Lock()
+        self.painter, self.searcher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.images(Wish(None, None, 0, 0, 16, 1.0, 0.0))  # the first takes longer
 
     def images(self, wish: Wish) -> Tensor:
@@ -86,17 +90,17 @@ class Model:
                 for index in (wish.start, wish.end)
             )
         t = torch.full((wish.number, 1), wish.t, device=self.device)
-        with self.drawing:
-            return sample_between(self.generator, z, start, end, t)
+        return self.painter.submit(sample_between, self.generator, z, start, end, t).result()
 
     def closest(self, image: Tensor) -> Tensor:
         """The CLOSEST training images to one (1, C, H, W). InputError if the data is not there."""
-        with self.searching:  # the first search reads the data set
-            if self.neighbours is None:
-                self.neighbours = Neighbours(
-                    self.checkpoint, self.data_dir, self.device, fetch=False
-                )
-            return self.neighbours(image, CLOSEST)[0]
+        return self.searcher.submit(self.search, image).result()
+
+    def search(self, image: Tensor) -> Tensor:
+        if self.neighbours is None:  # the first search reads the data set
+            found = Neighbours(self.checkpoint, self.data_dir, self.device, prepare=False)
+            self.neighbours = found
+        return self.neighbours(image, CLOSEST)[0]
 
 
 def parse_wish(classes: Sequence[str]) -> Wish:
@@ -110,14 +114,15 @@ def parse_wish(classes: Sequence[str]) -> Wish:
         except ValueError:
             value = math.nan
         if not low <= value <= high:
-            raise InputError(f"{name}={str(text)[:40]}: give a number from {low} to {high}")
+            a_number = "a whole number" if kind is int else "a number"
+            raise InputError(f"{name}={str(text)[:40]}: give {a_number} from {low} to {high}")
         return value
 
     def index(name: str, default: int | None) -> int | None:
         wanted = query.get(name, "")
         if wanted and not classes:
             raise InputError(f"{name}: this model has no classes")
-        return class_index(classes, wanted[:80]) if wanted else default
+        return class_index(classes, wanted) if wanted else default
 
     seed = number("seed", 0, 0, 2**63 - 1, int)
     start = index("class", None)
@@ -144,11 +149,10 @@ def create_app(model: Model) -> Flask:
     @app.get("/")
     def page() -> Response:
         wanted = request.args.get("generate_sample")
-        accepts = request.accept_mimetypes
-        if wanted is not None and accepts["text/html"] <= accepts["image/png"]:
+        if wanted is not None and "text/html" not in request.headers.get("Accept", ""):
             if not model.classes:
                 raise InputError("generate_sample: this model has no classes")
-            index, seed = class_index(model.classes, wanted[:80]), secrets.randbelow(2**32)
+            index, seed = class_index(model.classes, wanted), secrets.randbelow(2**32)
             return png(draw_grid(model.images(Wish(index, index, seed, seed, 1, 1.0, 0.0)), 1))
         return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
 
@@ -166,14 +170,15 @@ def create_app(model: Model) -> Flask:
     def neighbours_png() -> Response:
         wish = parse_wish(model.classes)
         index = request.args.get("index", "")
-        if not (index.isdecimal() and int(index[:4]) < wish.number):
+        if not (index.isdecimal() and len(index) < 3 and int(index) < wish.number):
             raise InputError(f"index={index[:40]}: give a number from 0 to {wish.number - 1}")
         image = model.images(wish)[int(index)].unsqueeze(0)
         return png(draw_grid(model.closest(image), CLOSEST // 2))
 
     @app.errorhandler(InputError)
     def refuse(error: InputError) -> Response:
-        return Response(f"{error}\n", 400, mimetype="text/plain")
+        line = " ".join(str(error).split())  # a name in it may hold anything
+        return Response(f"{line[:300]}\n", 400, mimetype="text/plain")
 
     @app.errorhandler(HTTPException)
     def failed(error: HTTPException) -> Response:
@@ -185,7 +190,7 @@ def create_app(model: Model) -> Flask:
 class QuietHandler(WSGIRequestHandler):
     """Says nothing of the requests that went well: a slider makes hundreds."""
 
-    timeout = 10  # seconds for which a client may be silent
+    timeout = 2  # seconds for which a client may be silent, and an end by Ctrl-C may take
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         if str(code)[:1] not in "23":
@@ -199,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--load_path", default=PRETRAINED, help="a checkpoint, or a run folder")
+    add("--load_path", default=PRETRAINED_GENERATOR, help="a checkpoint, or a run folder")
     add("--port", type=int, default=5000)
     add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: only this)")
     add("--data_dir", default="data", help="of the training images, for the closest ones")
@@ -212,17 +217,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Bound here: werkzeug would end the program by itself, and say it in three lines.
         listener = socket.create_server((args.host, args.port), backlog=128)
     except OSError as error:
-        taken = f"--host {args.host} --port {args.port}: {error.strerror or error}"
-        raise InputError(f"{taken}; is another demo running? try another --port") from None
-    port = listener.getsockname()[1]
-    app = create_app(model)
+        advice = "; try another --port" if error.errno == errno.EADDRINUSE else ""
+        reason = f"{error.strerror or error}{advice}"
+        raise InputError(f"--host {args.host} --port {args.port}: {reason}") from None
     with listener:
-        fd = listener.fileno()
-        server = ThreadedWSGIServer(args.host, port, app, handler=QuietHandler, fd=fd)
-        server.daemon_threads = False  # Ctrl-C lets the requests under way finish
-        print(f"open http://{args.host}:{port} in a browser; Ctrl-C ends it", flush=True)
-        server.serve_forever()  # until Ctrl-C
-        print("stopped")
+        port, fd = listener.getsockname()[1], listener.fileno()
+        server = ThreadedWSGIServer(args.host, port, create_app(model), handler=QuietHandler, fd=fd)
+    server.daemon_threads = False  # Ctrl-C lets the requests under way finish
+    print(f"open http://{args.host}:{port} in a browser; Ctrl-C ends it", flush=True)
+    server.serve_forever()  # until Ctrl-C
+    print("stopped")
 
 
 if __name__ == "__main__":

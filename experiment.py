@@ -487,9 +487,10 @@ class Run:
             )
 
     def warn(self, what: str) -> None:
-        """Say it on standard error, once in a run."""
-        if what not in self.warned:
-            self.warned.add(what)
+        """Say it on standard error; what begins alike up to its colon is said once."""
+        kind = what.partition(":")[0]
+        if kind not in self.warned:
+            self.warned.add(kind)
             tqdm.write(f"warning: {what}", file=sys.stderr)
 
     def window_row(self) -> dict[str, float]:
@@ -753,12 +754,14 @@ def export(source: Path, path: Path) -> None:
     checkpoint = read_checkpoint(source)
     folder = source if source.is_dir() else source.parent
     args = read_config(folder / "config.json", f"{checkpoint['script']}.py")
+    if "rows" not in checkpoint:
+        raise InputError(f"{source} holds no metrics: give a run folder, or its best.pt")
     measured = [row for row in checkpoint["rows"] if "test_d_loss" in row]
     kept = ("script", "dataset", "classes", "generator_args", "step")
     content = {
         **{name: checkpoint[name] for name in kept},
         "command": shlex.join(["python", f"{checkpoint['script']}.py", *as_flags(args)]),
-        "scores": measured[-1] if measured else {},
+        "scores": measured[-1] if measured else {},  # `epoch` in them says of when
         "ema": {
             name: value.half() if value.is_floating_point() else value
             for name, value in checkpoint["ema"].items()

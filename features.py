@@ -272,10 +272,12 @@ def load_features(
     return load_classifier(PRETRAINED / f"classifier-{dataset}.pt").to(device)
 
 
-def classifier_for(dataset: Dataset, data_dir: str | Path, device: torch.device) -> Path:
-    """The path of the classifier of `dataset`; a folder's is trained on first use.
+def classifier_for(
+    dataset: Dataset, data_dir: str | Path, device: torch.device, train: bool = True
+) -> Path:
+    """The path of the classifier of `dataset`; a folder's is trained on first use, if `train`.
 
-    InputError where the folder has no classes.
+    InputError where the folder has no classes, or no classifier and none is to be trained.
     """
     if dataset.name != "folder":
         return PRETRAINED / f"classifier-{dataset.name}.pt"
@@ -290,6 +292,8 @@ def classifier_for(dataset: Dataset, data_dir: str | Path, device: torch.device)
     for path in paths:
         if path.is_file():
             return path
+    if not train:
+        raise InputError(f"{data_dir} has no classifier yet: a run that evaluates trains one")
     print(f"training a classifier of {data_dir} for the metrics, once")
     # Ten epochs, or what a small folder needs to come to enough steps.
     epochs = max(10, LEAST_STEPS * 128 // len(dataset.train_images))

@@ -281,7 +281,7 @@ def load_cifar10(data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
         folder = data_dir / base
         if folder.exists():  # before a download that would have nowhere to go
             raise InputError(f"{folder} lacks {CIFAR10.train_list[0][0]}: delete it or replace it")
-        if not fetch:
+        if not (fetch or (data_dir / CIFAR10.filename).is_file()):
             raise InputError(f"cifar10 is not in {data_dir}")
         _fetch_cifar10(folder)
     arrays = []

@@ -32,7 +32,7 @@ from files import InputError, exit_on_input_error, writing
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it
 WALK_STOPS, WALK_FRAMES = 4, 16  # a GIF passes so many z, in so many frames from one to the next
-PRETRAINED = Path(__file__).parent / "pretrained" / "cdcgan-fashion_mnist.pt"
+PRETRAINED_GENERATOR = Path(__file__).parent / "pretrained" / "cdcgan-fashion_mnist.pt"
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     what = "a checkpoint, or a run folder: its best.pt, else last.pt (default: the pretrained one)"
-    add("--load_path", default=PRETRAINED, help=what)
+    add("--load_path", default=PRETRAINED_GENERATOR, help=what)
     add("--save_path", default="samples", help="a folder, or a file ending in .png, .gif or .npz")
     add("--grid_size", type=int, help="images a row (default 8); rows: one a class, else as many")
     add("--class", dest="class_name", help="draw this class only, by name or number")
@@ -96,8 +96,13 @@ def load_generator(
     checkpoint = read_checkpoint(path, device)
     try:
         network = importlib.import_module(checkpoint["script"]).Generator
-        generator = network(**checkpoint["generator_args"])
+        args, classes = checkpoint["generator_args"], checkpoint["classes"]
+        generator = network(**args)
         generator.load_state_dict(checkpoint["ema"])
+        if args.get("num_classes", len(classes)) != len(classes):
+            raise ValueError(f"{args['num_classes']} classes with {len(classes)} names")
+        if not all(isinstance(name, str) for name in (*classes, checkpoint["dataset"])):
+            raise ValueError("a class or data set whose name is not text")
     except Exception as error:  # whatever does not fit, wherever it shows
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise InputError(f"{path} does not fit {checkpoint['script']}.py: {reason}") from None
@@ -194,15 +199,20 @@ class Neighbours:
         checkpoint: dict[str, Any],
         data_dir: str,
         device: torch.device,
-        fetch: bool = True,
+        prepare: bool = True,
     ) -> None:
+        """prepare: False neither downloads the data nor trains a folder's classifier.
+
+        InputError where either is then missing.
+        """
         from features import classifier_for, load_classifier  # drawing alone needs no such network
 
         keep = ",".join(checkpoint["classes"]) or None
         size = checkpoint["generator_args"]["image_size"]
-        dataset = load_dataset(checkpoint["dataset"], data_dir, size, keep, fetch)
+        dataset = load_dataset(checkpoint["dataset"], data_dir, size, keep, fetch=prepare)
         self.device, self.images = device, dataset.train_images.cpu()
-        self.network = load_classifier(classifier_for(dataset, data_dir, device)).to(device)
+        path = classifier_for(dataset, data_dir, device, train=prepare)
+        self.network = load_classifier(path).to(device)
         self.features = self.extract(self.images)
 
     def extract(self, images: Tensor) -> Tensor:
@@ -211,6 +221,8 @@ class Neighbours:
 
     def __call__(self, images: Tensor, number: int) -> Tensor:
         """uint8 (N, C, H, W) -> the `number` closest to each, uint8 (N, number, C, H, W)."""
+        if number > len(self.images):
+            raise InputError(f"{number} neighbours of {len(self.images)} training images")
         distances = torch.cdist(self.extract(images), self.features)
         return self.images[distances.topk(number, largest=False).indices]
 

@@ -333,3 +333,8 @@ def test_saturated_samples_are_told_once(
     for name, lr_g, warnings in (("wild", "1", 1), ("tame", "1e-4", 0)):
         vanilla_gan.main([*flags, "--name", name, "--epochs", "3", "--lr_g", lr_g, "--ema", "0"])
         assert capsys.readouterr().err.count("warning: saturated samples") == warnings
+    run = object.__new__(experiment.Run)
+    run.warned = set()
+    for what in ("cold: 3 degrees", "cold: 2 degrees", "wind: north"):
+        run.warn(what)
+    assert capsys.readouterr().err == "warning: cold: 3 degrees\nwarning: wind: north\n"

@@ -213,3 +213,16 @@ def test_slerp_keeps_the_length() -> None:
     angle = torch.acos((a * b).sum(1))
     assert torch.allclose(torch.acos((a * middle).sum(1)), 0.3 * angle, atol=1e-4)
     assert torch.allclose(slerp(a, a, 0.5), a, atol=1e-5)
+
+
+def test_more_neighbours_than_images(
+    trained: Path,
+    pictures: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = load_dataset("folder", pictures, 28)
+    few.train_images = few.train_images[:5]
+    monkeypatch.setattr(generate, "load_dataset", lambda *_, **__: few)
+    argv = ["--load_path", str(trained), "--neighbours", "6", "--device", "cpu"]
+    assert "6 neighbours of 5" in refusal(generate.main, argv, capsys)
