@@ -287,6 +287,8 @@ class Run:
         self.device = next(state["generator"].parameters()).device
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = args.epochs * steps_per_epoch
+        batches = len(dataset.train_images) // args.batch_size
+        self.images_per_step = batches // steps_per_epoch * args.batch_size  # D may take several
         self.step = 0  # generator updates done
         self.rows: list[dict[str, float]] = []  # of metrics.csv
         self.names: list[str] = []  # of what log() is given
@@ -449,7 +451,7 @@ class Run:
             total=self.steps_per_epoch,
             initial=self.step % self.steps_per_epoch,
             unit="img",
-            unit_scale=self.args.batch_size,
+            unit_scale=self.images_per_step,
             leave=False,
             disable=None,  # no bar where standard error is not a terminal
         )
@@ -529,7 +531,7 @@ class Run:
 
     def end_epoch(self, steps: int, seconds: float) -> None:
         """After an epoch's last step: time, picture, checkpoint."""
-        rate = steps * self.args.batch_size / seconds
+        rate = steps * self.images_per_step / seconds
         line = f"epoch {self.epoch:>3}/{self.args.epochs}  {seconds:6.1f} s  {rate:6,.0f} images/s"
         print(f"{line}  {self.summary()}", flush=True)
         self.writer.add_scalar("speed/images per second", rate, self.step)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import cdcgan
 import experiment
 import vanilla_gan
+import wgan_gp
 from data import Batches
 from experiment import describe, number
 from files import InputError
@@ -338,3 +339,13 @@ def test_saturated_samples_are_told_once(
     for what in ("cold: 3 degrees", "cold: 2 degrees", "wind: north"):
         run.warn(what)
     assert capsys.readouterr().err == "warning: cold: 3 degrees\nwarning: wind: north\n"
+
+
+def test_throughput_counts_what_the_critic_saw(flags: list[str], tmp_path: Path) -> None:
+    """Of 10 batches of 10 images, 5 updates of G with two of the critic each."""
+    wgan_gp.main([*flags, "--name", "run", "--epochs", "1", "--n_critic", "2"])
+    with (tmp_path / "run" / "timing.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["steps"] == "5"
+    images = float(row["images_per_second"]) * float(row["seconds"])
+    assert images == pytest.approx(100, rel=0.05)  # both are rounded
