@@ -32,10 +32,8 @@ def small_and_hasty() -> None:
     torch.set_num_threads(1)  # on tensors this small, a second one costs more than it does
 
 
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_pictures(folder: Path) -> Path:
     """A folder of 28 x 28 grey images in 3 class folders: 105 for training, 12 for testing."""
-    folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for split, count in (("train", 35), ("test", 4)):
         for label, name in enumerate(CLASSES):
@@ -45,6 +43,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 image = Image.fromarray(pixels.astype(np.uint8))
                 image.save(folder / split / name / f"{i:03d}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("data") / "pictures")
 
 
 @pytest.fixture

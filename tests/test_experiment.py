@@ -349,3 +349,10 @@ def test_throughput_counts_what_the_critic_saw(flags: list[str], tmp_path: Path)
     assert row["steps"] == "5"
     images = float(row["images_per_second"]) * float(row["seconds"])
     assert images == pytest.approx(100, rel=0.05)  # both are rounded
+
+
+@pytest.mark.slow
+def test_runs_survive_kills(tmp_path: Path) -> None:
+    from tests.kill_runs import survive
+
+    assert survive(5, seed=0, folder=tmp_path)["kills"] == 5
