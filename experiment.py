@@ -742,7 +742,14 @@ def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -
                     axes.plot(x, y, marker=marker, linewidth=1, label=label, **style)
         axes.set(xlabel="epoch", title=title)
         axes.spines[["top", "right"]].set_visible(False)
-        if len(axes.lines) > 1:
+        values = np.concatenate([line.get_ydata() for line in axes.lines])
+        low, high = np.percentile(values, (1, 99))
+        if values.max() > high + 2 * (high - low):  # a spike: show what the rest does
+            axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        if len(runs) > 1:  # many curves: below, out of their way
+            corner: Any = {"loc": "upper left", "bbox_to_anchor": (0, -0.18), "ncols": 2}
+            axes.legend(frameon=False, fontsize="small", **corner)
+        elif len(axes.lines) > 1:
             axes.legend(frameon=False, fontsize="small")
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
@@ -759,10 +766,11 @@ def export(source: Path, path: Path) -> None:
     if "rows" not in checkpoint:
         raise InputError(f"{source} holds no metrics: give a run folder, or its best.pt")
     measured = [row for row in checkpoint["rows"] if "test_d_loss" in row]
+    hyper = {name: value for name, value in args.items() if name not in NO_HYPERPARAMETERS}
     kept = ("script", "dataset", "classes", "generator_args", "step")
     content = {
         **{name: checkpoint[name] for name in kept},
-        "command": shlex.join(["python", f"{checkpoint['script']}.py", *as_flags(args)]),
+        "command": shlex.join(["python", f"{checkpoint['script']}.py", *as_flags(hyper)]),
         "scores": measured[-1] if measured else {},  # `epoch` in them says of when
         "ema": {
             name: value.half() if value.is_floating_point() else value

@@ -287,7 +287,8 @@ def test_the_page_in_chromium(server: tuple[str, subprocess.Popen[str]], tmp_pat
             )
             seen.append(samples.screenshot_as_base64)
 
-        assert browser.find_element(By.ID, "model").text == "cdcgan.py on folder"
+        model = browser.find_element(By.ID, "model")
+        wait.until(lambda _: model.text == "cdcgan.py on folder")
         kind = Select(browser.find_element(By.ID, "class"))
         assert kind.first_selected_option.text == "coat"
         assert [option.text for option in kind.options] == ["all in turn", *CLASSES]
