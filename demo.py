@@ -30,7 +30,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from data import class_index
-from device import pick_device
+from device import autocast_for, pick_device
 from files import InputError, exit_on_input_error
 from generate import (
     PRETRAINED_GENERATOR,
@@ -65,13 +65,16 @@ class Model:
     In a thread of its own: torch would keep a team of threads for every one that calls it.
     """
 
-    def __init__(self, path: str, data_dir: str, device: torch.device) -> None:
+    def __init__(
+        self, path: str, data_dir: str, device: torch.device, precision: str = "fp32"
+    ) -> None:
         self.generator, self.checkpoint = load_generator(path, device)
         self.generator.to(memory_format=torch.channels_last)
         args = self.checkpoint["generator_args"]
         self.z_dim = args["z_dim"]
         self.classes = list(self.checkpoint["classes"]) if "num_classes" in args else []
         self.data_dir, self.device = data_dir, device
+        self.autocast = autocast_for(device, precision)
         self.neighbours: Neighbours | None = None
         self.painter, self.searcher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self.images(Wish(None, None, 0, 0, 16, 1.0, 0.0))  # the first takes longer
@@ -90,7 +93,11 @@ class Model:
                 for index in (wish.start, wish.end)
             )
         t = torch.full((wish.number, 1), wish.t, device=self.device)
-        return self.painter.submit(sample_between, self.generator, z, start, end, t).result()
+        return self.painter.submit(self.draw, z, start, end, t).result()
+
+    def draw(self, z: Tensor, start: Tensor | None, end: Tensor | None, t: Tensor) -> Tensor:
+        with self.autocast():
+            return sample_between(self.generator, z, start, end, t)
 
     def closest(self, image: Tensor) -> Tensor:
         """The CLOSEST training images to one (1, C, H, W). InputError if the data is not there."""
@@ -190,6 +197,7 @@ def create_app(model: Model) -> Flask:
 class QuietHandler(WSGIRequestHandler):
     """Says nothing of the requests that went well: a slider makes hundreds."""
 
+    protocol_version = "HTTP/1.1"  # a browser's connection serves many requests
     timeout = 2  # seconds for which a client may be silent, and an end by Ctrl-C may take
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
@@ -209,10 +217,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: only this)")
     add("--data_dir", default="data", help="of the training images, for the closest ones")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    quick = "auto is bfloat16 where it is native: quicker, and 1 or 2 of 255 from float32"
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=quick)
     args = parser.parse_args(argv)
     if not 0 <= args.port < 2**16:
         raise InputError(f"--port {args.port}: give a number from 0 (any free one) to 65535")
-    model = Model(args.load_path, args.data_dir, pick_device(args.device))
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is for the answers
+    model = Model(args.load_path, args.data_dir, pick_device(args.device), args.precision)
     try:
         # Bound here: werkzeug would end the program by itself, and say it in three lines.
         listener = socket.create_server((args.host, args.port), backlog=128)

@@ -58,7 +58,7 @@ GIF_FRAMES = 30  # the most frames of training.gif, however long the run
 ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
 # What a resumed run may change.
 MAY_DIFFER = {"device", "data_dir", "max_steps", "sample_every", "eval_every", "resume"}
-NO_HYPERPARAMETERS = MAY_DIFFER | {"out_dir", "name", "config", "features", "eval_samples"}
+NO_HYPERPARAMETERS = MAY_DIFFER | {"out_dir", "name", "config", "inception_path"}
 # TensorBoard's names for what a script logs; whatever is not listed keeps its own.
 TAGS = {
     "d_loss": "loss/discriminator",
@@ -287,8 +287,8 @@ class Run:
         self.device = next(state["generator"].parameters()).device
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = args.epochs * steps_per_epoch
-        batches = len(dataset.train_images) // args.batch_size
-        self.images_per_step = batches // steps_per_epoch * args.batch_size  # D may take several
+        d_steps = getattr(args, "n_critic", getattr(args, "d_steps", 1))  # to one of G's
+        self.images_per_step = d_steps * args.batch_size
         self.step = 0  # generator updates done
         self.rows: list[dict[str, float]] = []  # of metrics.csv
         self.names: list[str] = []  # of what log() is given
@@ -305,7 +305,7 @@ class Run:
         if args.resume:
             self.folder = Path(args.resume)
             self.load()
-            for unfinished in self.folder.glob(".*.part"):  # of a process that was killed
+            for unfinished in self.folder.rglob(".*.part"):  # of a process that was killed
                 unfinished.unlink()
         else:
             self.folder = self.new_folder()
@@ -742,9 +742,11 @@ def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -
                     axes.plot(x, y, marker=marker, linewidth=1, label=label, **style)
         axes.set(xlabel="epoch", title=title)
         axes.spines[["top", "right"]].set_visible(False)
-        values = np.concatenate([line.get_ydata() for line in axes.lines])
-        low, high = np.percentile(values, (1, 99))
-        if values.max() > high + 2 * (high - low):  # a spike: show what the rest does
+        spans = np.array(
+            [np.percentile(np.asarray(line.get_ydata()), (1, 99)) for line in axes.lines]
+        )
+        low, high = spans[:, 0].min(), spans[:, 1].max()
+        if axes.dataLim.y1 > high + 2 * (high - low):  # a spike: show what the rest does
             axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
         if len(runs) > 1:  # many curves: below, out of their way
             corner: Any = {"loc": "upper left", "bbox_to_anchor": (0, -0.18), "ncols": 2}

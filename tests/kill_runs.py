@@ -16,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def start(argv: Sequence[str], log: Path) -> int:
             code = 0
         except SystemExit as error:
             code = int(error.code or 0)
+        except BaseException:
+            traceback.print_exc(file=file)
         finally:
             file.flush()
             os._exit(code)
@@ -67,7 +70,8 @@ def survive(kills: int, seed: int, folder: Path) -> dict[str, int]:
     began = time.perf_counter()
     assert os.waitpid(start(flags("straight"), log), 0)[1] == 0, log.read_text()
     length = time.perf_counter() - began
-    counts = {"kills": 0, "runs": 0, "before the first checkpoint": 0, "half-written files": 0}
+    counts = {"kills": 0, "runs": 0, "before the first checkpoint": 0}
+    half_written: set[Path] = set()
     while counts["kills"] < kills:
         name = f"run{counts['runs']}"
         counts["runs"] += 1
@@ -78,7 +82,7 @@ def survive(kills: int, seed: int, folder: Path) -> dict[str, int]:
             if counts["kills"] < kills:
                 time.sleep(rng.uniform(0, length))
             else:
-                os.waitpid(child, 0)
+                assert os.waitpid(child, 0)[1] == 0, log.read_text()
                 break
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
@@ -87,7 +91,7 @@ def survive(kills: int, seed: int, folder: Path) -> dict[str, int]:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             counts["kills"] += 1
-            counts["half-written files"] += bool([*folder.rglob(".*.part")])
+            half_written |= set(folder.rglob(".*.part"))
             argv = ["--resume", str(run), "--data_dir", str(folder / name)]
             if not (run / "last.pt").is_file():  # killed before there was anything to lose
                 counts["before the first checkpoint"] += 1
@@ -95,7 +99,7 @@ def survive(kills: int, seed: int, folder: Path) -> dict[str, int]:
                 argv = flags(name)
         assert_same_run(run, folder / "runs" / "straight")
         assert not [*run.rglob(".*.part")]
-    return counts
+    return counts | {"half-written files": len(half_written)}
 
 
 def main() -> None:

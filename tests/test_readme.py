@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 
 @cache
 def help_of(script: str) -> str:
-    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    module = importlib.import_module(script.removesuffix(".py"))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
         module.main(["--help"])
