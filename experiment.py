@@ -743,7 +743,7 @@ def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -
         axes.set(xlabel="epoch", title=title)
         axes.spines[["top", "right"]].set_visible(False)
         spans = np.array(
-            [np.percentile(np.asarray(line.get_ydata()), (1, 99)) for line in axes.lines]
+            [np.percentile(np.asarray(line.get_ydata()), (5, 95)) for line in axes.lines]
         )
         low, high = spans[:, 0].min(), spans[:, 1].max()
         if axes.dataLim.y1 > high + 2 * (high - low):  # a spike: show what the rest does
