@@ -29,9 +29,10 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from data import Batches, load_dataset
 from device import autocast_for, pick_device
-from experiment import COUNT, RATE, SHARE, SWITCH, WIDTH, Run, argument_parser, number
-from experiment import parse_args as parse_run_args
+from experiment import Run
 from files import InputError, exit_on_input_error
+from flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
+from flags import parse_args as parse_run_args
 from layers import normalised, pyramid, update_ema
 
 

@@ -1,4 +1,4 @@
-"""One run and its folder: flags, logs, pictures, checkpoints, resuming.
+"""One run and its folder: logs, pictures, checkpoints, resuming.
 
 A script builds its networks and hands them to a Run, which then counts the steps:
 
@@ -25,7 +25,6 @@ import datetime
 import json
 import math
 import platform
-import re
 import shlex
 import signal
 import subprocess
@@ -37,27 +36,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
-from data import DATASETS, IMAGE_SIZES, Dataset
+from curves import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows
+from data import Dataset
 from device import random_state, restore_random_state
 from evaluation import Evaluation
-from features import FEATURES
 from files import InputError, exit_on_input_error, writing
+from flags import MAY_DIFFER, as_flags, read_config
 from generate import draw_grid, noise, read_checkpoint, sample, save_gif, save_picture
 
-SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
-LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
 WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
 GIF_FRAMES = 30  # the most frames of training.gif, however long the run
 ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
-# What a resumed run may change.
-MAY_DIFFER = {"device", "data_dir", "max_steps", "sample_every", "eval_every", "resume"}
 NO_HYPERPARAMETERS = MAY_DIFFER | {"out_dir", "name", "config", "inception_path"}
 # TensorBoard's names for what a script logs; whatever is not listed keeps its own.
 TAGS = {
@@ -80,151 +75,8 @@ TAGS = {
     "test_d_loss": "held out/discriminator loss",
     "test_g_loss": "held out/generator loss",
 }
-# What the pictures at the end show: title -> column -> label.
-LOSSES = {
-    "loss": {"d_loss": "D", "g_loss": "G"},
-    "probability of real": {"d_real": "D(x)", "d_fake": "D(G(z))"},
-    "Wasserstein estimate": {"wasserstein": "E f(x) - E f(G(z))"},
-    "gradient penalty": {"penalty": "penalty"},
-}
-METRICS = {
-    "FCD (lower is better)": {"fcd": "FCD"},
-    "FID (lower is better)": {"fid": "FID"},
-    "classifier score": {"classifier_score": "score"},
-    "Inception Score": {"is": "IS"},
-    "share in the class asked for": {"class_share": "share"},
-    "held out: D's accuracy": {"d_accuracy_real": "real", "d_accuracy_fake": "generated"},
-    "held out: loss": {"test_d_loss": "D", "test_g_loss": "G"},
-}
-Rows = Sequence[dict[str, float]]
 LossOfBoth = Callable[[Tensor, Tensor], Tensor]
 LossOfFake = Callable[[Tensor], Tensor]
-
-
-def number(interval: str, kind: type = float) -> Callable[[str], Any]:
-    """An argparse type: a number in an interval written as in mathematics, say "[0, 1)"."""
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        above = value >= low if interval[0] == "[" else value > low
-        below = value <= high if interval[-1] == "]" else value < high
-        if not (above and below):  # a NaN is neither
-            noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} in {interval}")
-        return value
-
-    return parse
-
-
-COUNT = number("[1, 1e9]", int)
-RATE, SHARE = number("(0, 1]"), number("[0, 1)")
-WIDTH = number("[1, 4096]", int)  # of z and of layers
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a script's docstring as it is, and every flag's default where it has one."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is argparse.SUPPRESS:
-            return action.help
-        return super()._get_help_string(action)
-
-
-def argument_parser(script: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser to which `script`, a file's name, adds its own flags."""
-    return argparse.ArgumentParser(
-        Path(script).name,
-        description=description,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-    )
-
-
-def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a script's flags and those that every run has; --config and --resume give defaults."""
-    add = parser.add_argument_group("data").add_argument
-    add("--dataset", choices=DATASETS, default="fashion_mnist", help="what to learn")
-    add("--data_dir", default="data", help="where it is or goes; the pictures of --dataset folder")
-    add("--image_size", type=int, choices=IMAGE_SIZES, help="resize to so many pixels a side")
-    add("--classes", help="keep these classes only, by name or number: a,b,c")
-    add("--hflip", **SWITCH, help="mirror images left to right at random")
-    add = parser.add_argument_group("run").add_argument
-    add("--out_dir", default="runs", help="where run folders go")
-    add("--name", help="the run folder's name; if not given: script, data set, time")
-    add("--resume", metavar="RUN_DIR", help="go on with a stopped run; its flags are kept")
-    add("--config", metavar="FILE", help="a run's config.json: its arguments become the defaults")
-    add("--seed", type=number("[0, 4294967295]", int), default=0, help="of everything random")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    help_precision = "auto: bfloat16 autocast where the device computes it natively, else float32"
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=help_precision)
-    add("--max_steps", type=COUNT, help="stop after so many generator updates in all")
-    add("--sample_every", type=COUNT, default=1, help="epochs from one sample picture to the next")
-    add("--eval_every", type=COUNT, default=1, help="epochs from one evaluation to the next")
-    help_samples = "samples that an evaluation compares with the test images"
-    add("--eval_samples", type=number("[10, 1e7]", int), default=10_000, help=help_samples)
-    help_features = "what evaluation looks through; if not given: the data set's classifier"
-    add("--features", choices=(*FEATURES, "none"), help=help_features)
-    add("--inception_path", help="FID's Inception weights; if not given: downloaded once")
-
-    argv = sys.argv[1:] if argv is None else list(argv)
-    args = parser.parse_args(argv)
-    if args.resume and args.config:
-        raise InputError("--resume and --config exclude each other: a run brings its own arguments")
-    if args.config:
-        saved = read_config(Path(args.config), parser.prog)
-        own = {name: value for name, value in saved.items() if name not in ("name", "max_steps")}
-        args = parser.parse_args(as_flags(own) + argv)
-    if args.resume:
-        args = resumed_args(parser, argv, Path(args.resume))
-    if args.name is not None and not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", args.name):
-        raise InputError(f"--name {args.name!r}: letters, digits and . _ + - only")
-    return args
-
-
-def as_flags(args: dict[str, Any]) -> list[str]:
-    """Arguments as the command line that gives them: so they are checked as a command line is."""
-    flags = []
-    for name, value in args.items():
-        if isinstance(value, bool):
-            flags.append(f"--{name}" if value else f"--no-{name}")
-        elif value is not None:
-            flags.append(f"--{name}={value}")
-    return flags
-
-
-def read_config(path: Path, script: str) -> dict[str, Any]:
-    """The arguments in a run's config.json. InputError if it is none, or another script's."""
-    try:
-        config = json.loads(path.read_text())
-        of_script, args = config["script"], dict(config["args"])
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give a run's own") from None
-    except (ValueError, LookupError, TypeError):
-        raise InputError(f"{path} is not the config.json of a run") from None
-    if of_script != Path(script).stem:
-        raise InputError(f"{path} is of {of_script}.py: run that script")
-    return args
-
-
-def resumed_args(
-    parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path
-) -> argparse.Namespace:
-    """The arguments of the run in `folder` with those of `argv` that may differ from them."""
-    saved = read_config(folder / "config.json", parser.prog)
-    old = parser.parse_args(as_flags(saved))
-    saved.pop("max_steps", None)
-    args = parser.parse_args(as_flags(saved) + list(argv))
-    for name, value in vars(args).items():
-        before = getattr(old, name)
-        if name == "epochs" and value < before:
-            raise InputError(f"--epochs {value}: {folder} was started for {before}; only raise it")
-        if name not in MAY_DIFFER | {"epochs"} and value != before:
-            raise InputError(f"--{name} {value}: {folder} was started with {before}; leave it out")
-    return args
 
 
 def describe(network: nn.Module, *inputs: Tensor) -> str:
@@ -675,24 +527,6 @@ class Run:
         print(f"to sample it: python generate.py --load_path {path} --grid_size 8")
 
 
-def read_rows(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's metrics.csv. InputError if it has none that can be read."""
-    path = folder / "metrics.csv"
-    try:
-        with path.open(newline="") as file:
-            rows = [
-                {name: float(value) for name, value in row.items() if value}
-                for row in csv.DictReader(file)
-            ]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give a run folder") from None
-    except (ValueError, TypeError, csv.Error):
-        raise InputError(f"{path} is damaged: it is not a table of numbers") from None
-    if not rows:
-        raise InputError(f"{path} has no rows yet: wait for the first {LOG_EVERY} steps")
-    return rows
-
-
 def fingerprint(images: Tensor) -> list[int]:
     """The number of images and the sum of a thousand: tells a data set from another in no time."""
     few = images[:: max(1, len(images) // 1000)]
@@ -712,49 +546,6 @@ def captioned(picture: Image.Image) -> Image.Image:
     font = ImageFont.load_default(size=18)
     ImageDraw.Draw(frame).text((8, 3), f"epoch {epoch}", fill="black", font=font)
     return frame
-
-
-def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -> None:
-    """Draw the curves of `panels` (title: {column: label}) over the epochs into one PNG.
-
-    Several runs (name: rows) are laid over each other: a colour a run, then, and a line style a
-    curve. A panel of whose columns there are none is left out; without panels there is no file.
-    """
-    columns = {name for rows in runs.values() for row in rows for name in row}
-    shown = {title: curves for title, curves in panels.items() if columns & curves.keys()}
-    if not shown:
-        return
-    across = min(3, len(shown))
-    down = math.ceil(len(shown) / across)
-    figure = Figure(figsize=(5 * across, 3.6 * down), layout="constrained")
-    for place, (title, curves) in enumerate(shown.items(), start=1):
-        axes = figure.add_subplot(down, across, place)
-        for r, (run, rows) in enumerate(runs.items()):
-            for c, (name, label) in enumerate(curves.items()):
-                points = [(row["epoch"], row[name]) for row in rows if name in row]
-                if points:
-                    x, y = np.array(points).T
-                    style: Any = {"color": f"C{c}"}
-                    if len(runs) > 1:
-                        style = {"color": f"C{r}", "linestyle": ("-", "--", ":")[c]}
-                        label = run if len(curves) == 1 else f"{run}: {label}"
-                    marker = "o" if len(points) == 1 else ""
-                    axes.plot(x, y, marker=marker, linewidth=1, label=label, **style)
-        axes.set(xlabel="epoch", title=title)
-        axes.spines[["top", "right"]].set_visible(False)
-        spans = np.array(
-            [np.percentile(np.asarray(line.get_ydata()), (5, 95)) for line in axes.lines]
-        )
-        low, high = spans[:, 0].min(), spans[:, 1].max()
-        if axes.dataLim.y1 > high + 2 * (high - low):  # a spike: show what the rest does
-            axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
-        if len(runs) > 1:  # many curves: below, out of their way
-            corner: Any = {"loc": "upper left", "bbox_to_anchor": (0, -0.18), "ncols": 2}
-            axes.legend(frameon=False, fontsize="small", **corner)
-        elif len(axes.lines) > 1:
-            axes.legend(frameon=False, fontsize="small")
-    with writing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
 
 
 def export(source: Path, path: Path) -> None:

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from data import Batches, load_dataset
 from device import autocast_for, pick_device
-from experiment import COUNT, RATE, SHARE, SWITCH, WIDTH, Run, argument_parser, number
-from experiment import parse_args as parse_run_args
+from experiment import Run
 from files import exit_on_input_error
+from flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
+from flags import parse_args as parse_run_args
 from layers import update_ema
 
 

@@ -22,8 +22,9 @@ import experiment
 import vanilla_gan
 import wgan_gp
 from data import Batches
-from experiment import describe, number
+from experiment import describe
 from files import InputError
+from flags import number
 from generate import read_checkpoint
 from tests.conftest import TINY, command, refusal
 

@@ -1,0 +1,92 @@
+"""The curves of one run, or of several over each other, from their metrics.csv."""
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from files import InputError, writing
+
+LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
+# What the pictures at the end show: title -> column -> label.
+LOSSES = {
+    "loss": {"d_loss": "D", "g_loss": "G"},
+    "probability of real": {"d_real": "D(x)", "d_fake": "D(G(z))"},
+    "Wasserstein estimate": {"wasserstein": "E f(x) - E f(G(z))"},
+    "gradient penalty": {"penalty": "penalty"},
+}
+METRICS = {
+    "FCD (lower is better)": {"fcd": "FCD"},
+    "FID (lower is better)": {"fid": "FID"},
+    "classifier score": {"classifier_score": "score"},
+    "Inception Score": {"is": "IS"},
+    "share in the class asked for": {"class_share": "share"},
+    "held out: D's accuracy": {"d_accuracy_real": "real", "d_accuracy_fake": "generated"},
+    "held out: loss": {"test_d_loss": "D", "test_g_loss": "G"},
+}
+Rows = Sequence[dict[str, float]]
+
+
+def read_rows(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's metrics.csv. InputError if it has none that can be read."""
+    path = folder / "metrics.csv"
+    try:
+        with path.open(newline="") as file:
+            rows = [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): give a run folder") from None
+    except (ValueError, TypeError, csv.Error):
+        raise InputError(f"{path} is damaged: it is not a table of numbers") from None
+    if not rows:
+        raise InputError(f"{path} has no rows yet: wait for the first {LOG_EVERY} steps")
+    return rows
+
+
+def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -> None:
+    """Draw the curves of `panels` (title: {column: label}) over the epochs into one PNG.
+
+    Several runs (name: rows) are laid over each other: a colour a run, then, and a line style a
+    curve. A panel of whose columns there are none is left out; without panels there is no file.
+    """
+    columns = {name for rows in runs.values() for row in rows for name in row}
+    shown = {title: curves for title, curves in panels.items() if columns & curves.keys()}
+    if not shown:
+        return
+    across = min(3, len(shown))
+    down = math.ceil(len(shown) / across)
+    figure = Figure(figsize=(5 * across, 3.6 * down), layout="constrained")
+    for place, (title, curves) in enumerate(shown.items(), start=1):
+        axes = figure.add_subplot(down, across, place)
+        for r, (run, rows) in enumerate(runs.items()):
+            for c, (name, label) in enumerate(curves.items()):
+                points = [(row["epoch"], row[name]) for row in rows if name in row]
+                if points:
+                    x, y = np.array(points).T
+                    style: Any = {"color": f"C{c}"}
+                    if len(runs) > 1:
+                        style = {"color": f"C{r}", "linestyle": ("-", "--", ":")[c]}
+                        label = run if len(curves) == 1 else f"{run}: {label}"
+                    marker = "o" if len(points) == 1 else ""
+                    axes.plot(x, y, marker=marker, linewidth=1, label=label, **style)
+        axes.set(xlabel="epoch", title=title)
+        axes.spines[["top", "right"]].set_visible(False)
+        spans = np.array(
+            [np.percentile(np.asarray(line.get_ydata()), (5, 95)) for line in axes.lines]
+        )
+        low, high = spans[:, 0].min(), spans[:, 1].max()
+        if axes.dataLim.y1 > high + 2 * (high - low):  # a spike: show what the rest does
+            axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        if len(runs) > 1:  # many curves: below, out of their way
+            corner: Any = {"loc": "upper left", "bbox_to_anchor": (0, -0.18), "ncols": 2}
+            axes.legend(frameon=False, fontsize="small", **corner)
+        elif len(axes.lines) > 1:
+            axes.legend(frameon=False, fontsize="small")
+    with writing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
