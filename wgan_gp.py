@@ -51,12 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     clip = "WGAN: keep the critic's weights within this, no penalty (Arjovsky et al.: 0.01)"
     add("--weight_clip", type=RATE, help=clip)
     add("--lr_g", type=RATE, default=4e-4, help="step of G's optimiser (Alg. 1: 0.0001)")
-    add(
-        "--lr_d",
-        type=RATE,
-        default=4e-4,
-        help="of the critic's (Alg. 1: 0.0001; clipping: 0.00005)",
-    )
+    add("--lr_d", type=RATE, default=4e-4, help="of the critic's (the same; clipping: 0.00005)")
     add("--beta1", type=SHARE, default=0.0, help="Adam's (Alg. 1: 0)")
     add("--beta2", type=SHARE, default=0.9, help="Adam's, and RMSprop's smoothing (Alg. 1: 0.9)")
     ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"

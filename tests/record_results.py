@@ -1,0 +1,126 @@
+"""Train, measure, and write down: where every row of the results table comes from.
+
+    python tests/record_results.py dcgan.py --dataset fashion_mnist --epochs 5 --seed 1
+    python tests/record_results.py --table          # the README's table, of what is recorded
+
+Runs the script as given, then its best checkpoint through fid.py with all metrics, and appends one
+line to docs/results.jsonl. Minutes are of processor time, all threads together and evaluation
+included: on one core (OMP_NUM_THREADS=1) that is the time on a clock, whatever else is running.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs/results.jsonl"
+COLUMNS = ("fcd", "score", "class_share", "precision", "recall", "density", "coverage")
+HEAD = """\
+| script | data | seeds | epochs | CPU minutes | images/s | GB | FCD | score | in class | \
+precision | recall | density | coverage |
+|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+
+
+def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> dict[str, Any]:
+    """Train with a script's command line `argv` in the folder `out`; what there is to say of it."""
+    command = [sys.executable, *argv, "--out_dir", str(out), "--name", "run"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # before fid.py: the most so far
+    run = out / "run"
+    config = json.loads((run / "config.json").read_text())
+    args = config["args"]
+    with (run / "timing.csv").open() as file:
+        epochs = list(csv.DictReader(file))
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["fcd"]]
+    best = min(rows, key=lambda row: float(row["fcd"]))
+    data = args["dataset"]
+    real = [f"{data}:test", "--data_dir", args["data_dir"]]
+    if data == "folder":
+        real = [f"{args['data_dir']}/test", "--dataset", "cifar10"]  # the only one tried
+    measure = [sys.executable, "fid.py", str(run), *real, "--prdc", "--json"]
+    answer = subprocess.run(measure, cwd=ROOT, check=True, capture_output=True, text=True)
+    seconds = usage.ru_utime + usage.ru_stime
+    updates = args.get("n_critic", args.get("d_steps", 1))  # of D, to one of G's
+    images = sum(int(row["steps"]) for row in epochs) * args["batch_size"] * updates
+    return {
+        "command": shlex.join(["python", *argv]),
+        "script": config["script"],
+        "data": label or data,
+        "seed": args["seed"],
+        "epochs": len(epochs),
+        "best_epoch": round(float(best["epoch"])),
+        "cpu_minutes": round(seconds / 60, 1),
+        "images_per_second": round(images / seconds),
+        "gigabytes": round(usage.ru_maxrss / 2**20, 1),
+        "score": round(float(best["classifier_score"]), 2),
+        "class_share": round(float(best["class_share"]), 3) if best.get("class_share") else None,
+        **{name: round(json.loads(answer.stdout)[name], 3) for name in ("fcd", *COLUMNS[3:])},
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "machine": machine,
+        "commit": config["commit"],
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """A row for each script and data set: the mean over the seeds, and their standard deviation."""
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    for result in results:
+        groups.setdefault((result["script"], result["data"], result["epochs"]), []).append(result)
+
+    def cell(runs: Sequence[dict[str, Any]], name: str, digits: int) -> str:
+        values = [run[name] for run in runs if run[name] is not None]
+        if not values:
+            return ""
+        spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+        return f"{mean(values):,.{digits}f}{spread}"
+
+    lines = [HEAD]
+    for (script, data, epochs), runs in groups.items():
+        cost = [
+            f"{mean(run[name] for run in runs):,.{digits}f}"
+            for name, digits in (("cpu_minutes", 0), ("images_per_second", 0), ("gigabytes", 1))
+        ]
+        quality = [cell(runs, name, 2) for name in COLUMNS]
+        cells = [f"`{script}.py`", data, str(len(runs)), str(epochs), *cost, *quality]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def recorded() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--table", action="store_true", help="print the table, train nothing")
+    parser.add_argument("--label", help="the data's name in the table")
+    parser.add_argument("--machine", default="", help="what it runs on, in the table's words")
+    parser.add_argument("--keep", type=Path, default=Path("runs/recorded"), help="run folders")
+    parser.add_argument("argv", nargs=argparse.REMAINDER, help="a script and its flags")
+    args = parser.parse_args()
+    if args.table:
+        print(table(recorded()))
+        return
+    name = "-".join(part.lstrip("-").replace("/", "_") for part in args.argv)
+    result = record(args.argv, args.label, args.machine, (args.keep / name).resolve())
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    print(result)
+
+
+if __name__ == "__main__":
+    main()
