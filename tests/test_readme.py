@@ -1,22 +1,39 @@
-"""README.md names files, flags and pictures that are there."""
+"""README.md and docs/: every link, flag and file is there, every command runs, tables are true."""
 
 import contextlib
 import importlib
 import io
 import re
 import shlex
+import shutil
 from functools import cache
+from pathlib import Path
 
 import pytest
+import torch
 
-from tests.conftest import ROOT
+import data
+import demo
+from tests import record_results
+from tests.conftest import ROOT, make_pictures
+from tests.stand_ins import random_classifier, random_images
 
-README = (ROOT / "README.md").read_text()
+PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+TEXT = "\n".join(PAGES.values())
+TINY = "--max_steps 2 --batch_size 10 --z_dim 8 --ngf 4 --ndf 4 --eval_samples 20"
+# What is added to a command so that it is over in a second.
+BUDGET = {
+    **dict.fromkeys(("vanilla_gan.py", "dcgan.py", "cdcgan.py", "wgan_gp.py"), TINY),
+    "fid.py": "--num_images 60",
+    "inception_score.py": "--num_images 60",
+    "features.py": "--epochs 1 --save_path classifier.pt",
+    "demo.py": "--port 0",
+}
 
 
 @cache
 def help_of(script: str) -> str:
-    module = importlib.import_module(script.removesuffix(".py"))
+    module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
         module.main(["--help"])
@@ -25,19 +42,30 @@ def help_of(script: str) -> str:
 
 def commands() -> list[list[str]]:
     """Every command that starts with python in a code block or between backticks."""
-    blocks = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"`(python [^`]+)`", README)
+    lines += re.findall(r"`(python [^`]+)`", TEXT)
     words = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
     return [w for w in words if w[:1] == ["python"]]
 
 
+OURS = sorted({shlex.join(w[1:]) for w in commands() if not w[1].startswith("tests/")})
+
+
 def test_every_link_leads_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)]+)\)", README)
-    assert len(targets) > 10
-    for target in targets:
-        if not target.startswith("http"):
-            assert (ROOT / target.partition("#")[0]).exists(), target
+    for page, text in PAGES.items():
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if target.startswith("http"):
+                continue
+            file, _, anchor = target.partition("#")
+            path = (page.parent / file).resolve() if file else page
+            assert path.exists(), (page.name, target)
+            if line := re.fullmatch(r"L(\d+)", anchor):
+                assert int(line[1]) <= len(path.read_text().splitlines()), (page.name, target)
+            elif anchor:
+                titles = re.findall(r"^#+ (.*)", PAGES[path], re.MULTILINE)
+                anchors = [re.sub(r"[^\w -]", "", title).lower() for title in titles]
+                assert anchor in [title.replace(" ", "-") for title in anchors], target
 
 
 def test_every_command_has_its_script_and_flags() -> None:
@@ -53,6 +81,60 @@ def test_every_command_has_its_script_and_flags() -> None:
 
 def test_every_flag_in_the_text_is_one_of_a_script() -> None:
     scripts = sorted({words[1] for words in commands() if not words[1].startswith("tests/")})
-    known = "".join(help_of(script) for script in scripts) + "--logdir"
-    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z_]+", README)):
+    others = " --logdir --table --kills --index-url "
+    known = "".join(help_of(script) for script in scripts) + others
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", TEXT)):
         assert re.search(rf"{flag}\b", known), flag
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the commands find what they name: runs, pictures, statistics."""
+    stage = tmp_path_factory.mktemp("stage")
+    for name in set(re.findall(r"\bpictures\b|\w+_folder\b|\bCIFAR\b", TEXT)):
+        make_pictures(stage / name)
+    with pytest.MonkeyPatch.context() as patch:
+        small_world(patch, stage)
+        main = importlib.import_module("cdcgan").main
+        main([*TINY.split(), "--max_steps", "60", "--name", "RUN", "--device", "cpu"])
+    for name in {*re.findall(r"runs/([A-Z]+)\b", TEXT)} - {"RUN"}:
+        shutil.copytree(stage / "runs/RUN", stage / "runs" / name)
+    return stage
+
+
+def small_world(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Stand in `folder`; the data sets have 600 images, and nothing is fetched."""
+
+    def arrays(channels: int, size: int) -> list[object]:
+        images = random_images(600, channels, size).numpy()
+        labels = (torch.arange(600) % 10).numpy()
+        return [images, labels, images[:100], labels[:100]]
+
+    patch.chdir(folder)
+    patch.setattr(data, "load_idx", lambda name, data_dir, fetch=True: arrays(1, 28))
+    patch.setattr(data, "load_cifar10", lambda data_dir, fetch=True: arrays(3, 32))
+
+
+@pytest.mark.parametrize("line", OURS)
+def test_every_command_runs(line: str, stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_world(monkeypatch, stage)
+    # Not Inception, whose features of these few pictures would take minutes.
+    monkeypatch.setattr("features.load_inception", lambda path=None: random_classifier(3, 32))
+    monkeypatch.setattr(demo.ThreadedWSGIServer, "serve_forever", lambda server: None)
+    script, *argv = shlex.split(line)
+    argv += BUDGET.get(script, "").split()
+    if "--resume" in argv:
+        argv = [*argv[: argv.index("--max_steps")], "--max_steps", "62"]
+    if script == "generate.py" and "--num_images" in argv:
+        argv += ["--num_images", "20"]
+    monkeypatch.setattr("sys.argv", [script, *argv])
+    main = importlib.import_module(script.removesuffix(".py")).main
+    if "--help" in argv:
+        with pytest.raises(SystemExit, match="0"):
+            main()
+    else:
+        main()
+
+
+def test_the_results_table_is_what_was_recorded() -> None:
+    assert record_results.table(record_results.recorded()) in TEXT
