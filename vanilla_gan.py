@@ -40,10 +40,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--dropout", type=SHARE, default=0.3, help="share of D's features dropped (Sec. 5)")
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=COUNT, default=50, help="passes over the training images")
-    add("--batch_size", type=COUNT, default=128, help="images a step (m in Alg. 1)")
+    add("--batch_size", type=COUNT, default=64, help="images a step (m in Alg. 1)")
     add("--d_steps", type=COUNT, default=1, help="updates of D an update of G (k in Alg. 1: 1)")
-    add("--lr_g", type=RATE, default=2e-4, help="Adam's step for G")
-    add("--lr_d", type=RATE, default=2e-4, help="for D (two rates: Heusel et al. 2017)")
+    add("--lr_g", type=RATE, default=4e-4, help="Adam's step for G")
+    add("--lr_d", type=RATE, default=4e-4, help="for D (two rates: Heusel et al. 2017)")
     add("--beta1", type=SHARE, default=0.5, help="Adam's beta1 (its own: 0.9)")
     add("--beta2", type=SHARE, default=0.999, help="Adam's beta2")
     ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"

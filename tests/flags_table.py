@@ -1,0 +1,83 @@
+"""The tables of all flags in docs/reference.md, from the scripts' own parsers.
+
+python tests/flags_table.py          # writes them between the marks in docs/reference.md
+"""
+
+import argparse
+import contextlib
+import importlib
+import re
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+TRAINING = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
+OTHERS = ("generate", "demo", "fid", "inception_score", "features")
+BEGIN, END = "<!-- flags: made by tests/flags_table.py -->\n", "<!-- end of flags -->"
+
+
+class Built(Exception):
+    """Raised instead of parsing, when a parser is complete."""
+
+
+def actions(script: str) -> dict[str, argparse.Action]:
+    """The flags and arguments of a script by name, as its parser has them."""
+    found: list[argparse.ArgumentParser] = []
+
+    def stop(parser: argparse.ArgumentParser, *args: object) -> None:
+        found.append(parser)
+        raise Built
+
+    with patch.object(argparse.ArgumentParser, "parse_args", stop):
+        with contextlib.suppress(Built):
+            importlib.import_module(script).main([])
+    every = [action for action in found[0]._actions if action.dest != "help"]
+    return {(a.option_strings or [a.metavar or a.dest])[0]: a for a in every}
+
+
+def default(action: argparse.Action) -> str:
+    if isinstance(action.default, bool):
+        return "on" if action.default else "off"
+    if isinstance(action.default, Path):
+        return action.default.relative_to(ROOT).as_posix()
+    return "" if action.default is None else f"{action.default}"
+
+
+def meaning(action: argparse.Action) -> str:
+    text = (action.help or "").replace("%%", "%").replace("|", "\\|")
+    return f"{text} ({', '.join(map(str, action.choices))})" if action.choices else text
+
+
+def tables() -> str:
+    flags = {script: actions(script) for script in TRAINING}
+    names = dict.fromkeys(name for own in flags.values() for name in own)
+    head = "| flag | " + " | ".join(f"`{script}`" for script in TRAINING) + " | what |"
+    lines = [head, "|---|" + "---|" * (len(TRAINING) + 1)]
+    for name in names:
+        having = [flags[script].get(name) for script in TRAINING]
+        cells = ["-" if action is None else default(action) for action in having]
+        # Each names its source in --help; here, scripts that mean the same say it once.
+        said = dict.fromkeys(
+            re.sub(r" \([^)]*\d{4}[^)]*\)| \((Alg|Fig|Sec|DCGAN)[^)]*\)", "", meaning(a))
+            for a in having
+            if a
+        )
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {'; '.join(said)} |")
+    for script in OTHERS:
+        lines += ["", f"**{script}.py**", "", "| flag | default | what |", "|---|---|---|"]
+        for name, action in actions(script).items():
+            lines.append(f"| `{name}` | {default(action)} | {meaning(action)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    page = ROOT / "docs/reference.md"
+    before, rest = page.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    page.write_text(f"{before}{BEGIN}{tables()}{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
