@@ -30,9 +30,8 @@ def actions(script: str) -> dict[str, argparse.Action]:
         found.append(parser)
         raise Built
 
-    with patch.object(argparse.ArgumentParser, "parse_args", stop):
-        with contextlib.suppress(Built):
-            importlib.import_module(script).main([])
+    with patch.object(argparse.ArgumentParser, "parse_args", stop), contextlib.suppress(Built):
+        importlib.import_module(script).main([])
     every = [action for action in found[0]._actions if action.dest != "help"]
     return {(a.option_strings or [a.metavar or a.dest])[0]: a for a in every}
 
