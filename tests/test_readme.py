@@ -6,6 +6,8 @@ import io
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 
 import data
 import demo
-from tests import record_results
+from tests import flags_table, record_results
 from tests.conftest import ROOT, make_pictures
 from tests.stand_ins import random_classifier, random_images
 
@@ -54,14 +56,15 @@ OURS = sorted({shlex.join(w[1:]) for w in commands() if not w[1].startswith("tes
 
 def test_every_link_leads_somewhere() -> None:
     for page, text in PAGES.items():
-        for target in re.findall(r"\]\(([^)]+)\)", text):
+        for name, target in re.findall(r"\[([^\]]*)\]\(([^)]+)\)", text):
             if target.startswith("http"):
                 continue
             file, _, anchor = target.partition("#")
             path = (page.parent / file).resolve() if file else page
             assert path.exists(), (page.name, target)
             if line := re.fullmatch(r"L(\d+)", anchor):
-                assert int(line[1]) <= len(path.read_text().splitlines()), (page.name, target)
+                here = path.read_text().splitlines()[int(line[1]) - 1]
+                assert re.match(rf"\s*(def|class) {name.strip('`')}\b", here), (page.name, target)
             elif anchor:
                 titles = re.findall(r"^#+ (.*)", PAGES[path], re.MULTILINE)
                 anchors = [re.sub(r"[^\w -]", "", title).lower() for title in titles]
@@ -83,7 +86,7 @@ def test_every_flag_in_the_text_is_one_of_a_script() -> None:
     scripts = sorted({words[1] for words in commands() if not words[1].startswith("tests/")})
     others = " --logdir --table --kills --index-url "
     known = "".join(help_of(script) for script in scripts) + others
-    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", TEXT)):
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", TEXT)):
         assert re.search(rf"{flag}\b", known), flag
 
 
@@ -115,6 +118,31 @@ def small_world(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setattr(data, "load_cifar10", lambda data_dir, fetch=True: arrays(3, 32))
 
 
+@pytest.mark.parametrize(
+    "patch", sorted((ROOT / "docs/answers").glob("*.patch")), ids=lambda path: path.stem
+)
+@pytest.mark.slow
+def test_every_answer_applies_and_trains(patch: Path, tmp_path: Path, flags: list[str]) -> None:
+    for script in ROOT.glob("*.py"):
+        shutil.copy(script, tmp_path)
+    subprocess.run(["git", "apply", str(patch)], cwd=tmp_path, check=True)
+    touched = re.findall(r"^\+\+\+ b/(.*)", patch.read_text(), re.MULTILINE)
+    script = next((name for name in touched if name != "layers.py"), "dcgan.py")
+    argv = [sys.executable, script, *flags, "--max_steps", "3", "--name", "run"]
+    subprocess.run(argv, cwd=tmp_path, check=True)
+    assert (tmp_path / "run/last.pt").is_file()
+
+
+def test_the_answers_code_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_world(monkeypatch, stage)
+    monkeypatch.syspath_prepend(str(ROOT))
+    shutil.copytree(ROOT / "pretrained", stage / "pretrained")
+    blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        exec(block.replace("10_000", "50").replace('["critic"]', '["discriminator"]'), {})
+
+
 @pytest.mark.parametrize("line", OURS)
 def test_every_command_runs(line: str, stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_world(monkeypatch, stage)
@@ -134,6 +162,10 @@ def test_every_command_runs(line: str, stage: Path, monkeypatch: pytest.MonkeyPa
             main()
     else:
         main()
+
+
+def test_the_flags_of_the_reference_are_the_parsers() -> None:
+    assert flags_table.tables() in PAGES[ROOT / "docs/reference.md"]
 
 
 def test_the_results_table_is_what_was_recorded() -> None:
