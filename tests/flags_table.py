@@ -33,7 +33,7 @@ def actions(script: str) -> dict[str, argparse.Action]:
     with patch.object(argparse.ArgumentParser, "parse_args", stop), contextlib.suppress(Built):
         importlib.import_module(script).main([])
     every = [action for action in found[0]._actions if action.dest != "help"]
-    return {(a.option_strings or [a.metavar or a.dest])[0]: a for a in every}
+    return {(a.option_strings or [str(a.metavar or a.dest)])[0]: a for a in every}
 
 
 def default(action: argparse.Action) -> str:

@@ -123,13 +123,13 @@ def small_world(patch: pytest.MonkeyPatch, folder: Path) -> None:
 )
 @pytest.mark.slow
 def test_every_answer_applies_and_trains(patch: Path, tmp_path: Path, flags: list[str]) -> None:
-    for script in ROOT.glob("*.py"):
-        shutil.copy(script, tmp_path)
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
     subprocess.run(["git", "apply", str(patch)], cwd=tmp_path, check=True)
     touched = re.findall(r"^\+\+\+ b/(.*)", patch.read_text(), re.MULTILINE)
     script = next((name for name in touched if name != "layers.py"), "dcgan.py")
-    argv = [sys.executable, script, *flags, "--max_steps", "3", "--name", "run"]
-    subprocess.run(argv, cwd=tmp_path, check=True)
+    command = [sys.executable, script, *flags, "--max_steps", "3", "--name", "run"]
+    subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "run/last.pt").is_file()
 
 
