@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from device import SHUFFLES, seeded
-from files import InputError, atomic, load_cifar10, load_idx, user_cache
+from files import InputError, atomic, load_cifar10, load_idx, remove_abandoned, user_cache
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
 IMAGE_SIZES = (28, 32, 64, 128)
@@ -84,6 +84,8 @@ def load_dataset(
     if image_size is not None and image_size not in IMAGE_SIZES:
         sizes = ", ".join(map(str, IMAGE_SIZES))
         raise InputError(f"--image_size {image_size} is not supported: choose one of {sizes}")
+    for folder in (Path(data_dir), Path(data_dir, name), Path(data_dir, ".cache"), user_cache()):
+        remove_abandoned(folder)
     try:
         if name == "folder":
             return _load_folder(Path(data_dir), image_size or 64, classes)

@@ -38,7 +38,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
@@ -46,7 +45,8 @@ from curves import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows
 from data import Dataset
 from device import random_state, restore_random_state
 from evaluation import Evaluation
-from files import InputError, exit_on_input_error, writing
+from events import EventsFile
+from files import InputError, exit_on_input_error, locked, save_tensors, writing
 from flags import MAY_DIFFER, as_flags, read_config
 from generate import draw_grid, noise, read_checkpoint, sample, save_gif, save_picture
 
@@ -156,13 +156,15 @@ class Run:
         self.fixed_z = noise(ROWS * ROWS, args.z_dim, args.seed, self.device)
         if args.resume:
             self.folder = Path(args.resume)
+            self.lock = locked(self.folder)
             self.load()
             for unfinished in self.folder.rglob(".*.part"):  # of a process that was killed
                 unfinished.unlink()
         else:
             self.folder = self.new_folder()
+            self.lock = locked(self.folder)
         self.write_config()
-        self.writer = SummaryWriter(str(self.folder), purge_step=self.step + 1)
+        self.writer = EventsFile(self.folder, purge_step=self.step + 1)
         self.save()  # from here on the run can be resumed
         self.introduce()
         if self.step == 0:
@@ -234,7 +236,7 @@ class Run:
         sys.stdout.flush()
         if self.step == 0:
             picture = np.asarray(draw_grid(self.real_examples(), ROWS, self.row_names))
-            self.writer.add_image("images/real", picture, 0, dataformats="HWC")
+            self.writer.add_image("images/real", picture, 0)
             values = {
                 name: value
                 for name, value in vars(self.args).items()
@@ -242,7 +244,7 @@ class Run:
             }
             metrics = [tag for tag in TAGS.values() if tag.startswith("metrics/")]
             for summary in hparams(values, dict.fromkeys(metrics, 0.0)):
-                self.writer._get_file_writer().add_summary(summary)
+                self.writer.add_summary(summary)
 
     def real_examples(self) -> Tensor:
         """Training images to lay beside the samples, of the same classes row by row."""
@@ -287,6 +289,7 @@ class Run:
             for which, handler in handlers.items():
                 signal.signal(which, handler)
             self.writer.close()
+            self.lock.close()
 
     def interrupt(self, which: int, frame: object) -> None:
         """The signal handler: the first asks for an orderly end, the second ends at once."""
@@ -451,8 +454,7 @@ class Run:
             )
         picture = draw_grid(images, ROWS, self.row_names)
         save_picture(picture, self.folder / "samples" / f"epoch_{self.epoch:04d}.png")
-        array = np.asarray(picture)
-        self.writer.add_image("images/generated", array, self.step, dataformats="HWC")
+        self.writer.add_image("images/generated", np.asarray(picture), self.step)
 
     def save(self, *files: str) -> None:
         """Write metrics.csv and the checkpoints (last.pt if not said otherwise) as of this step."""
@@ -479,9 +481,7 @@ class Run:
             **{name: part.state_dict() for name, part in self.state.items()},
         }
         for name in files or ("last.pt",):
-            # Through a file of Python's: torch's own writer reports a full disk as a RuntimeError.
-            with writing(self.folder / name) as temporary, temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+            save_tensors(checkpoint, self.folder / name)
         self.writer.flush()
 
     def load(self) -> None:
@@ -570,8 +570,7 @@ def export(source: Path, path: Path) -> None:
             for name, value in checkpoint["ema"].items()
         },
     }
-    with writing(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+    save_tensors(content, path)
     print(f"{path.stat().st_size:,} bytes: {path}")
 
 

@@ -26,7 +26,7 @@ from torchvision.models import Inception3, inception
 
 from data import Batches, Dataset, load_dataset, to_float
 from device import autocast_for, pick_device
-from files import InputError, download, exit_on_input_error, user_cache, writing
+from files import InputError, download, exit_on_input_error, save_tensors, user_cache
 
 FEATURES = ("classifier", "inception")
 INCEPTION_URL = (
@@ -357,8 +357,7 @@ def save_classifier(dataset: Dataset, label: str, network: Classifier, path: Pat
         right += int((logits.argmax(1).cpu() == labels.cpu()).sum())
     checkpoint["accuracy"] = right / len(dataset.test_labels)
     print(f"accuracy on {len(dataset.test_labels):,} test images: {checkpoint['accuracy']:.4f}")
-    with writing(path) as temporary, temporary.open("wb") as file:
-        torch.save(checkpoint, file)
+    save_tensors(checkpoint, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

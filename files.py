@@ -21,13 +21,18 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+import torch
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 from tqdm import tqdm
+
+if sys.platform != "win32":
+    import fcntl
 
 IDX_SOURCES: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
 IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
@@ -50,6 +55,7 @@ SYSTEM_FOLDERS = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 TIMEOUT = 10.0  # seconds a mirror may stay silent
 SLOWEST = 10_000  # bytes a second below which a mirror counts as silent
+ABANDONED = 86_400  # seconds: what is unfinished and was not written to for so long has no writer
 
 
 class InputError(Exception):
@@ -80,9 +86,50 @@ def atomic(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Remove from `folder` the unfinished files and folders of processes that were killed.
+
+    Their age tells them, not the process in their name: that one may run on another machine or in
+    another container that shares the folder, and numbers of processes are given out again.
+    """
+    for path in folder.glob(".*.part"):
+        with suppress(OSError):  # removed by another start, or not ours to remove
+            if time.time() - path.lstat().st_mtime > ABANDONED:
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def locked(folder: Path) -> IO[str]:
+    """An open file that keeps other processes out of `folder` until it is closed.
+
+    InputError if another process holds it. The lock is the system's and goes with its process,
+    however that ends. Where there is no such lock (Windows, some network drives), nothing is held.
+    """
+    path = folder / ".lock"
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror})") from None
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise InputError(f"{folder} is in use: another process trains in it") from None
+        except OSError:  # a network drive without locks
+            pass
+    return file
+
+
 def user_cache() -> Path:
     """The folder for what a user's runs share and can make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gan-scripts"
+    try:
+        home = Path.home()
+    except RuntimeError:  # a container's user without a name: most likely not writable, then
+        home = Path("/")
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "gan-scripts"
 
 
 @contextmanager
@@ -94,6 +141,17 @@ def writing(path: Path) -> Iterator[Path]:
             yield unfinished
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
+
+
+def save_tensors(content: dict[str, Any], path: Path) -> None:
+    """Write what torch.load reads with weights_only=True: whole, or not at all and InputError.
+
+    By way of memory: where a disk fills up, torch's own writer ends in a RuntimeError.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with writing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
@@ -208,7 +266,9 @@ def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise InputError("no apt-get and dpkg-deb here")
     print(f"no mirror answers: unpacking Debian's {DEBIAN_PACKAGE} into {folder}", file=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=folder.resolve(), prefix=".debian-") as temporary:
+    with tempfile.TemporaryDirectory(
+        dir=folder.resolve(), prefix=".debian-", suffix=".part"
+    ) as temporary:
         place = Path(temporary)
 
         def run(*command: str) -> None:
@@ -320,7 +380,9 @@ def _fetch_cifar10(folder: Path) -> None:
             raise InputError(f"{path} is corrupt or cut short: delete it or replace it")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".cifar10-") as temporary:
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=".cifar10-", suffix=".part"
+    ) as temporary:
         archive = folder.parent / CIFAR10.filename
         if archive.is_file():
             verify(archive)
@@ -340,4 +402,8 @@ def _fetch_cifar10(folder: Path) -> None:
                 member = tar.extractfile(f"{folder.name}/{file}")
                 assert member is not None  # the archive's checksum is the original's
                 (unpacked / file).write_bytes(member.read())
-        os.replace(unpacked, folder)
+        try:
+            os.replace(unpacked, folder)
+        except OSError:
+            if not folder.exists():  # else another run was faster, and its files do as well
+                raise

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -30,8 +30,8 @@ from tests.conftest import TINY, make_pictures
 from tests.test_experiment import RANDOM, assert_same_run
 
 
-def start(argv: Sequence[str], log: Path) -> int:
-    """Fork a process that trains, its output in `log`; its id."""
+def start(main: Callable[[Sequence[str]], None], argv: Sequence[str], log: Path) -> int:
+    """Fork a process that runs a command's `main`, its output in `log`; its id."""
     child = os.fork()
     if child:
         return child
@@ -39,7 +39,7 @@ def start(argv: Sequence[str], log: Path) -> int:
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
             with exit_on_input_error():
-                cdcgan.main(list(argv))
+                main(list(argv))
             code = 0
         except SystemExit as error:
             code = int(error.code or 0)
@@ -68,7 +68,7 @@ def survive(kills: int, seed: int, folder: Path) -> dict[str, int]:
 
     shutil.copytree(original, folder / "straight")
     began = time.perf_counter()
-    assert os.waitpid(start(flags("straight"), log), 0)[1] == 0, log.read_text()
+    assert os.waitpid(start(cdcgan.main, flags("straight"), log), 0)[1] == 0, log.read_text()
     length = time.perf_counter() - began
     counts = {"kills": 0, "runs": 0, "before the first checkpoint": 0}
     half_written: set[Path] = set()
@@ -78,7 +78,7 @@ def survive(kills: int, seed: int, folder: Path) -> dict[str, int]:
         shutil.copytree(original, folder / name)
         run, argv = folder / "runs" / name, flags(name)
         while True:
-            child = start(argv, log)
+            child = start(cdcgan.main, argv, log)
             if counts["kills"] < kills:
                 time.sleep(rng.uniform(0, length))
             else:

@@ -1,0 +1,255 @@
+"""What must not cost a run: a full disk, a second process in the same folder, what kills leave."""
+
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import cdcgan
+import data
+import experiment
+import fid
+import generate
+from data import load_dataset
+from events import EventsFile
+from files import ABANDONED, InputError, locked, remove_abandoned, user_cache
+from generate import read_checkpoint
+from tests.conftest import TINY, refusal
+from tests.kill_runs import start
+from tests.test_experiment import assert_same_run
+
+Capture = pytest.CaptureFixture[str]
+
+# ---- a full disk ----
+
+
+@contextmanager
+def full_disk(limit: int = 0) -> Iterator[None]:
+    """No file of this process grows beyond `limit` bytes: writing on is an OSError, as when full.
+
+    (The signal that the system sends as well is one that Python ignores.)
+    """
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
+def fill_at(call: int, limit: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which at its `call`-th call meets a disk that is full."""
+    calls: list[None] = []
+
+    def filling(*args: Any, **named: Any) -> Any:
+        calls.append(None)
+        if len(calls) != call:
+            return function(*args, **named)
+        with full_disk(limit):
+            return function(*args, **named)
+
+    return filling
+
+
+@pytest.fixture(scope="module")
+def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The flags of a run of 3 epochs of 10 steps, and the folder of one that had room."""
+    out = tmp_path_factory.mktemp("runs")
+    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
+    evaluated = ["--features", "classifier", "--eval_samples", "30", "--epochs", "3"]
+    flags = [*data, *TINY, *evaluated, "--out_dir", str(out), "--device", "cpu"]
+    cdcgan.main([*flags, "--name", "straight"])
+    return flags, out / "straight"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("owner", "function", "call", "limit", "file", "step"),
+    [
+        (experiment.Run, "write_config", 1, 0, "config.json", None),
+        (experiment, "save_tensors", 1, 50_000, "last.pt", None),  # half of it fits
+        (EventsFile, "add_image", 4, 0, "events.out", 10),  # of real images, epochs 0, 1 and 2
+        (experiment, "save_picture", 3, 5_000, "epoch_0002.png", 10),
+        (experiment.Run, "append_timing", 2, 0, "timing.csv", 10),
+        (experiment.Run, "save", 3, 0, "metrics.csv", 10),
+        (experiment, "save_tensors", 2, 50_000, "best.pt", 0),  # the first was last.pt
+        (experiment, "save_tensors", 4, 50_000, "last.pt", 10),
+        (EventsFile, "flush", 3, 0, "events.out", 20),
+        (experiment, "plot", 1, 0, "losses.png", 30),
+        (experiment, "save_gif", 1, 0, "training.gif", 30),
+    ],
+)
+def test_a_full_disk_stops_the_run_and_spares_its_checkpoint(
+    owner: Any,
+    function: str,
+    call: int,
+    limit: int,
+    file: str,
+    step: int | None,
+    straight: tuple[list[str], Path],
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    flags, whole = straight
+    folder = whole.parent / f"full-{function}-{call}"
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, function, fill_at(call, limit, getattr(owner, function)))
+        line = refusal(cdcgan.main, [*flags, "--name", folder.name], capsys)
+    assert file in line and "cannot be written (File too large)" in line
+    assert not list(folder.rglob(".*.part"))
+    if step is None:
+        assert not (folder / "last.pt").exists()
+        return
+    assert read_checkpoint(folder / "last.pt")["step"] == step
+    cdcgan.main(["--resume", str(folder)])
+    assert_same_run(folder, whole)
+    for name in ("losses.png", "metrics.png", "training.gif", "timing.csv"):
+        assert (folder / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--save_path", "out/grid.png"],
+        ["--save_path", "out/grid.gif", "--grid_size", "2"],
+        ["--num_images", "3", "--save_path", "out"],
+        ["--num_images", "3", "--save_path", "out/samples.npz"],
+    ],
+)
+def test_a_full_disk_leaves_no_half_samples(
+    argv: list[str], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with full_disk(1000 if "grid" in argv[-1] else 10):
+        line = refusal(generate.main, [*argv, "--device", "cpu"], capsys)
+    assert "cannot be written (File too large)" in line
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_full_disk_leaves_no_half_results(
+    straight: tuple[list[str], Path], pictures: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    run = str(straight[1])
+    target = tmp_path / "out"
+    saving = ["--save_stats", str(target / "stats.npz"), "--features", "classifier"]
+    classifier = ["--dataset", "fashion_mnist", "--device", "cpu"]
+    for main, argv in (
+        (experiment.main, ["export", run, str(target / "generator.pt")]),
+        (experiment.main, ["plot", run, "--save_path", str(target)]),
+        (fid.main, [str(pictures / "test" / "bag"), *saving, *classifier]),
+    ):
+        with full_disk(100):
+            assert "cannot be written (File too large)" in refusal(main, argv, capsys)
+        assert list(target.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_half_cache(pictures: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(pictures / "train", tmp_path / "pictures")
+    with full_disk(20_000), pytest.raises(InputError, match="decoded.*File too large.*or.*large"):
+        load_dataset("folder", folder, 28)
+    assert list((folder / ".cache").iterdir()) == []
+    assert len(load_dataset("folder", folder, 28).train_images) == 95
+
+
+# ---- two processes ----
+
+
+def test_of_two_runs_of_one_name_only_one_begins(
+    straight: tuple[list[str], Path], tmp_path: Path
+) -> None:
+    """Eight, started at once: the one that made the folder trains, and as if it were alone."""
+    flags, whole = straight
+    logs = [tmp_path / f"log{i}" for i in range(8)]
+    children = [start(cdcgan.main, [*flags, "--name", "same"], log) for log in logs]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sorted(codes) == [0] + [2] * 7
+    for code, log in zip(codes, logs, strict=True):
+        if code == 2:
+            (line,) = log.read_text().splitlines()
+            assert "same is there already: go on with it (--resume" in line
+    assert_same_run(whole.parent / "same", whole)
+
+
+def test_a_run_that_is_training_is_not_resumed_beside_itself(
+    straight: tuple[list[str], Path], tmp_path: Path, capsys: Capture
+) -> None:
+    flags, whole = straight
+    folder = whole.parent / "twice"
+    child = start(
+        cdcgan.main, [*flags, "--name", folder.name, "--epochs", "1000"], tmp_path / "log"
+    )
+    while not (folder / "samples" / "epoch_0001.png").exists():
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), (tmp_path / "log").read_text()
+        time.sleep(0.01)
+    line = refusal(cdcgan.main, ["--resume", str(folder)], capsys)
+    assert f"{folder} is in use: another process trains in it" in line
+    os.kill(child, 9)  # with the process goes its lock
+    os.waitpid(child, 0)
+    cdcgan.main(["--resume", str(folder), "--max_steps", "30"])
+    assert read_checkpoint(folder / "last.pt")["step"] >= 30
+
+
+def test_a_lock_ends_with_its_file(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(InputError, match="in use"):
+        locked(tmp_path)
+    locked(tmp_path).close()
+    with pytest.raises(InputError, match="absent/.lock cannot be written"):
+        locked(tmp_path / "absent")
+
+
+# ---- what killed processes leave ----
+
+
+def test_what_is_abandoned_is_removed_and_nothing_else(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    load_dataset("folder", folder, 28)
+    places = [folder, folder / ".cache", user_cache()]
+    user_cache().mkdir(parents=True)
+    long_ago = time.time() - ABANDONED - 60
+    for place in places:
+        for age in ("old", "new"):
+            (place / f".{age}.npy.123.part").write_bytes(b"half")
+            (place / f".cifar10-{age}.part").mkdir()
+            (place / f".cifar10-{age}.part" / "data_batch_1").write_bytes(b"half")
+        for path in (*place.glob(".*old*.part"), *place.glob("*.npy")):
+            os.utime(path, (long_ago, long_ago))
+    before = {path for place in places for path in place.iterdir()}
+    load_dataset("folder", folder, 28)
+    after = {path for place in places for path in place.iterdir()}
+    assert {path.name for path in before - after} == {".old.npy.123.part", ".cifar10-old.part"}
+    assert len(before - after) == 6 and after < before
+    remove_abandoned(tmp_path / "absent")  # is no error
+
+
+def test_steps_that_a_kill_makes_a_run_repeat_show_once_in_tensorboard(tmp_path: Path) -> None:
+    for first, steps in ((1, (10, 20, 30)), (21, (30, 40))):
+        file = EventsFile(tmp_path, purge_step=first)
+        for step in steps:
+            file.add_scalar("loss", first + step, step)
+        file.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [
+        (10, 11),
+        (20, 21),
+        (30, 51),
+        (40, 61),
+    ]
+
+
+def test_a_user_without_a_home_has_a_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(data.Path, "home", no_home)
+    assert user_cache() == Path("/.cache/gan-scripts")
