@@ -58,13 +58,16 @@ def idx_files(seed: int) -> dict[str, bytes]:
 FILES = {"mnist": idx_files(1), "fashion_mnist": idx_files(2)}
 
 
+def digests_of(sets: dict[str, dict[str, bytes]]) -> dict[str, tuple[str, ...]]:
+    return {
+        name: tuple(hashlib.sha256(content).hexdigest() for content in contents.values())
+        for name, contents in sets.items()
+    }
+
+
 @pytest.fixture(autouse=True)
 def small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    digests = {
-        name: tuple(hashlib.sha256(content).hexdigest() for content in files.values())
-        for name, files in FILES.items()
-    }
-    monkeypatch.setattr(files, "IDX_SHA256", digests)
+    monkeypatch.setattr(files, "IDX_SHA256", digests_of(FILES))
 
 
 def write_idx(folder: Path, name: str = "mnist", gz: bool = True) -> Path:
@@ -303,14 +306,33 @@ def test_data_dir_that_cannot_be_written_is_a_line(tmp_path: Path, name: str) ->
 # ---- Debian's package ----
 
 
-def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    command = folder / "apt-get"
+def write_apt(folder: Path, script: str) -> Path:
+    """A stand-in for the command apt-get, alone in a folder of its own."""
+    command = folder / "bin" / "apt-get"
+    command.parent.mkdir()
     command.write_text("#!/bin/sh\n" + script)
     command.chmod(0o755)
+    return command
+
+
+def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    folder = write_apt(tmp_path, script).parent
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setattr(files.shutil, "which", REAL_WHICH)
+
+
+def build_package(folder: Path) -> Path:
+    """Debian's package with the small Fashion-MNIST in it."""
+    tree = folder / "tree"
+    write_idx(tree / "usr/share/datasets/fashion-mnist", "fashion_mnist")
+    (tree / "DEBIAN").mkdir()
+    (tree / "DEBIAN/control").write_text(
+        "Package: dataset-fashion-mnist\nVersion: 1\nArchitecture: all\n"
+        "Maintainer: Test <test@example.org>\nDescription: test\n"
+    )
+    built = folder / "dataset-fashion-mnist_1_all.deb"
+    subprocess.run(["dpkg-deb", "-b", tree, built], check=True, capture_output=True)
+    return built
 
 
 REAL_WHICH = shutil.which
@@ -322,15 +344,7 @@ needs_dpkg = pytest.mark.skipif(REAL_WHICH("dpkg-deb") is None, reason="dpkg-deb
 def test_debian_package_is_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lists: str
 ) -> None:
-    tree = tmp_path / "tree"
-    write_idx(tree / "usr/share/datasets/fashion-mnist", "fashion_mnist")
-    (tree / "DEBIAN").mkdir()
-    (tree / "DEBIAN/control").write_text(
-        "Package: dataset-fashion-mnist\nVersion: 1\nArchitecture: all\n"
-        "Maintainer: Test <test@example.org>\nDescription: test\n"
-    )
-    built = tmp_path / "dataset-fashion-mnist_1_all.deb"
-    subprocess.run(["dpkg-deb", "-b", tree, built], check=True, capture_output=True)
+    built = build_package(tmp_path)
     # With empty lists, apt-get finds the package only after an update of lists of our own.
     fake_apt(
         tmp_path,

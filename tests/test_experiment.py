@@ -358,10 +358,3 @@ def test_resuming_removes_half_written_files(flags: list[str], tmp_path: Path) -
     left.write_bytes(b"half")
     cdcgan.main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
     assert not left.exists()
-
-
-@pytest.mark.slow
-def test_runs_survive_kills(tmp_path: Path) -> None:
-    from tests.kill_runs import survive
-
-    assert survive(5, seed=0, folder=tmp_path)["kills"] == 5

@@ -22,7 +22,7 @@ from events import EventsFile
 from files import ABANDONED, InputError, locked, remove_abandoned, user_cache
 from generate import read_checkpoint
 from tests.conftest import TINY, refusal
-from tests.kill_runs import start
+from tests.kill_runs import start, survive
 from tests.test_experiment import assert_same_run
 
 Capture = pytest.CaptureFixture[str]
@@ -204,7 +204,15 @@ def test_a_lock_ends_with_its_file(tmp_path: Path) -> None:
         locked(tmp_path / "absent")
 
 
-# ---- what killed processes leave ----
+# ---- kills, and what they leave ----
+
+
+@pytest.mark.slow
+def test_runs_survive_kills(tmp_path: Path) -> None:
+    """A run of each data set, killed up to three times, once while its data is made ready."""
+    counts = survive(12, seed=0, folder=tmp_path)
+    assert counts["kills"] == 12
+    assert counts["download"] and counts["unpacking"] and counts["folder's cache"], counts
 
 
 def test_what_is_abandoned_is_removed_and_nothing_else(
