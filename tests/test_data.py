@@ -7,6 +7,8 @@ import io
 import os
 import pickle
 import shutil
+import socket
+import struct
 import subprocess
 import tarfile
 import threading
@@ -21,6 +23,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
 import data
+import features
 import files
 from data import Batches, class_index, load_dataset, to_float, to_uint8
 from files import InputError
@@ -221,14 +224,45 @@ def reply(handler: http.server.BaseHTTPRequestHandler, body: bytes, length: int)
     handler.wfile.flush()
 
 
+BODIES = {f"{file}.gz": gzip.compress(content) for file, content in FILES["mnist"].items()}
+
+
 def mirror_good(handler: http.server.BaseHTTPRequestHandler) -> None:
-    body = gzip.compress(FILES["mnist"][handler.path.strip("/").removesuffix(".gz")])
+    body = BODIES[handler.path.strip("/")]
     reply(handler, body, len(body))
 
 
 def mirror_half(handler: http.server.BaseHTTPRequestHandler) -> None:
-    body = gzip.compress(FILES["mnist"][handler.path.strip("/").removesuffix(".gz")])
+    body = BODIES[handler.path.strip("/")]
     reply(handler, body[: len(body) // 2], len(body))
+
+
+def mirror_promises_half(handler: http.server.BaseHTTPRequestHandler) -> None:
+    body = BODIES[handler.path.strip("/")]
+    reply(handler, body, len(body) // 2)
+
+
+def mirror_half_without_length(handler: http.server.BaseHTTPRequestHandler) -> None:
+    body = BODIES[handler.path.strip("/")]
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(body[: len(body) // 2])
+
+
+def mirror_half_in_chunks(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.protocol_version = "HTTP/1.1"
+    handler.send_response(200)
+    handler.send_header("Transfer-Encoding", "chunked")
+    handler.end_headers()
+    handler.wfile.write(b"100\r\n" + BODIES[handler.path.strip("/")][:100])
+    handler.close_connection = True
+
+
+def mirror_resets(handler: http.server.BaseHTTPRequestHandler) -> None:
+    reply(handler, b"\x1f\x8b", 1000)
+    no_goodbye = struct.pack("ii", 1, 0)
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_goodbye)
+    handler.connection.close()
 
 
 def mirror_stalls(handler: http.server.BaseHTTPRequestHandler) -> None:
@@ -255,9 +289,16 @@ def mirror_wrong(handler: http.server.BaseHTTPRequestHandler) -> None:
     reply(handler, body, len(body))
 
 
-@pytest.mark.parametrize(
-    "bad", [mirror_half, mirror_stalls, mirror_drips, mirror_refuses, mirror_wrong]
+every_failure = pytest.mark.parametrize(
+    "bad",
+    [
+        *(mirror_half, mirror_promises_half, mirror_half_without_length, mirror_half_in_chunks),
+        *(mirror_resets, mirror_stalls, mirror_drips, mirror_refuses, mirror_wrong),
+    ],
 )
+
+
+@every_failure
 def test_a_bad_mirror_leaves_nothing_and_the_next_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable, bad: Callable
 ) -> None:
@@ -471,6 +512,57 @@ def test_cifar10_archive(
     assert np.array_equal(load_dataset("cifar10", target).train_images[:5].numpy(), first)
     files = {path.name for path in (target / "cifar-10-batches-py").iterdir()}
     assert files == {*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"}
+
+
+def test_cifar10_unpacked_by_two_runs_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = tmp_path / "source" / CIFAR10.base_folder, tmp_path / "target"
+    write_cifar(source, monkeypatch)
+    target.mkdir()
+    with tarfile.open(target / CIFAR10.filename, "w:gz") as tar:
+        tar.add(source, source.name)
+    archive = (target / CIFAR10.filename).read_bytes()
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive).hexdigest())
+    tar_open = tarfile.open
+
+    def open_when_the_other_is_done(path: Path) -> tarfile.TarFile:
+        shutil.copytree(source, target / source.name)
+        return tar_open(path)
+
+    monkeypatch.setattr(files.tarfile, "open", open_when_the_other_is_done)
+    assert len(load_dataset("cifar10", target).train_images) == 25
+    assert {path.name for path in target.iterdir()} == {CIFAR10.filename, source.name}
+
+
+@every_failure
+def test_a_bad_server_leaves_no_archive_and_no_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable, bad: Callable
+) -> None:
+    monkeypatch.setattr(files, "TIMEOUT", 0.3)
+    source, target = tmp_path / "source" / CIFAR10.base_folder, tmp_path / "target"
+    first = write_cifar(source, monkeypatch)
+    with tarfile.open(tmp_path / CIFAR10.filename, "w:gz") as tar:
+        tar.add(source, source.name)
+    archive = (tmp_path / CIFAR10.filename).read_bytes()
+    weights = target / "cache" / features.INCEPTION_URL.rpartition("/")[2]
+    monkeypatch.setitem(BODIES, CIFAR10.filename, archive)
+    monkeypatch.setitem(BODIES, weights.name, archive)  # any bytes with the known checksum
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive).hexdigest())
+    monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(archive).hexdigest())
+    for respond in (bad, mirror_good):
+        address = serve(respond)
+        monkeypatch.setattr(CIFAR10, "url", address + CIFAR10.filename)
+        monkeypatch.setattr(features, "INCEPTION_URL", address + weights.name)
+        if respond is bad:
+            with pytest.raises(InputError, match=f"cannot be fetched.*{address}"):
+                load_dataset("cifar10", target)
+            with pytest.raises(InputError, match=f"cannot be fetched.*{address}"):
+                features.fetch_inception(weights)
+            assert [path for path in target.rglob("*") if path != weights.parent] == []
+    assert np.array_equal(load_dataset("cifar10", target).train_images[:5].numpy(), first)
+    features.fetch_inception(weights)
+    assert weights.read_bytes() == archive
 
 
 def test_cifar10_without_a_source_is_a_line(tmp_path: Path) -> None:

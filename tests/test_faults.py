@@ -23,6 +23,7 @@ from files import ABANDONED, InputError, locked, remove_abandoned, user_cache
 from generate import read_checkpoint
 from tests.conftest import TINY, refusal
 from tests.kill_runs import start, survive
+from tests.long_run import long_flags, measure
 from tests.test_experiment import assert_same_run
 
 Capture = pytest.CaptureFixture[str]
@@ -261,3 +262,14 @@ def test_a_user_without_a_home_has_a_cache_folder(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(data.Path, "home", no_home)
     assert user_cache() == Path("/.cache/gan-scripts")
+
+
+# ---- long runs ----
+
+
+@pytest.mark.slow
+def test_2000_steps_take_no_more_memory_and_files_than_500(pictures: Path, tmp_path: Path) -> None:
+    growth = measure(cdcgan, long_flags(pictures, tmp_path), 2000)
+    assert len(growth.seconds) == 2000
+    assert growth.memory[-1] < growth.memory[0] + 10, growth.memory
+    assert growth.handles[-1] == growth.handles[0], growth.handles
