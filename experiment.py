@@ -51,7 +51,8 @@ from flags import MAY_DIFFER, as_flags, read_config
 from generate import draw_grid, noise, read_checkpoint, sample, save_gif, save_picture
 
 WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
-GIF_FRAMES = 30  # the most frames of training.gif, however long the run
+PICTURES = 100  # sample pictures of a long run, or up to twice as many; a short one's are fewer
+GIF_FRAMES, GIF_SIDE = 30, 1000  # the most frames of training.gif, and pixels a side of them
 ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
 NO_HYPERPARAMETERS = MAY_DIFFER | {"out_dir", "name", "config", "inception_path"}
 # TensorBoard's names for what a script logs; whatever is not listed keeps its own.
@@ -139,6 +140,7 @@ class Run:
         self.device = next(state["generator"].parameters()).device
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = args.epochs * steps_per_epoch
+        self.sample_every = args.sample_every or max(1, args.epochs // PICTURES)
         d_steps = getattr(args, "n_critic", getattr(args, "d_steps", 1))  # to one of G's
         self.images_per_step = d_steps * args.batch_size
         self.step = 0  # generator updates done
@@ -392,7 +394,7 @@ class Run:
         self.writer.add_scalar("speed/images per second", rate, self.step)
         self.append_timing(f"{self.epoch},{steps},{seconds:.3f},{rate:.1f}\n")
         self.check_weights()
-        if self.epoch % self.args.sample_every == 0:
+        if self.epoch % self.sample_every == 0:
             self.draw_samples()
         due = self.epoch % self.args.eval_every == 0
         better = self.evaluate(self.evaluation) if self.evaluation and due else False
@@ -539,8 +541,9 @@ def extremes(images: Tensor) -> float:
 
 
 def captioned(picture: Image.Image) -> Image.Image:
-    """A sample picture with its epoch, from its file's name, written above it."""
+    """A sample picture with its epoch, from its file's name, written above; a large one is shrunk."""
     epoch = int(Path(picture.filename).stem.split("_")[1])  # type: ignore[attr-defined]
+    picture = picture.reduce(math.ceil(max(picture.size) / GIF_SIDE))
     frame = Image.new("RGB", (picture.width, picture.height + 28), "white")
     frame.paste(picture, (0, 28))
     font = ImageFont.load_default(size=18)

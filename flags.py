@@ -85,7 +85,8 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
     help_precision = "auto: bfloat16 autocast where the device computes it natively, else float32"
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=help_precision)
     add("--max_steps", type=COUNT, help="stop after so many generator updates in all")
-    add("--sample_every", type=COUNT, default=1, help="epochs from one sample picture to the next")
+    help_every = "epochs from one sample picture to the next; if not given: 1, in long runs more"
+    add("--sample_every", type=COUNT, help=help_every)
     add("--eval_every", type=COUNT, default=1, help="epochs from one evaluation to the next")
     help_samples = "samples that an evaluation compares with the test images"
     add("--eval_samples", type=number("[10, 1e7]", int), default=10_000, help=help_samples)

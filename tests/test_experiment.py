@@ -22,7 +22,7 @@ import experiment
 import vanilla_gan
 import wgan_gp
 from data import Batches
-from experiment import describe
+from experiment import GIF_SIDE, describe
 from files import InputError
 from flags import number
 from generate import read_checkpoint
@@ -233,6 +233,25 @@ def test_gif_shows_every_epoch_at_the_same_size(straight: tuple[list[str], Path]
     assert gif.info["loop"] == 0
     picture = Image.open(straight[1] / "samples" / "epoch_0004.png")
     assert gif.size[0] == picture.size[0]
+
+
+def test_long_runs_draw_fewer_pictures(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "PICTURES", 2)
+    for every, expected in ([], [0, 3, 6]), (["--sample_every", "5"], [0, 5]):
+        name = "-".join(["run", *every])
+        cdcgan.main([*flags, "--batch_size", "50", "--epochs", "7", "--name", name, *every])
+        drawn = sorted(path.name for path in (tmp_path / name / "samples").iterdir())
+        assert drawn == [f"epoch_{epoch:04d}.png" for epoch in expected]
+
+
+def test_large_pictures_make_smaller_gifs(tmp_path: Path) -> None:
+    path = tmp_path / "epoch_0007.png"
+    for side, expected in (GIF_SIDE, GIF_SIDE), (GIF_SIDE + 2, GIF_SIDE // 2 + 1):
+        Image.new("RGB", (side, 60), "red").save(path)
+        frame = experiment.captioned(Image.open(path))
+        assert frame.width == expected and frame.getpixel((expected - 1, 29)) == (255, 0, 0)
 
 
 def test_long_runs_make_short_gifs(straight: tuple[list[str], Path], tmp_path: Path) -> None:
