@@ -34,6 +34,7 @@ from files import InputError, exit_on_input_error
 from flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
 from flags import parse_args as parse_run_args
 from layers import normalised, pyramid, update_ema
+from parallel import average_gradients, process_group, share
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -188,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not dataset.classes:
         raise InputError(f"{args.data_dir} has no class subfolders; dcgan.py learns without them")
     images, labels = dataset.train_images, dataset.train_labels
-    batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip)
+    batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip, shared=True)
 
     size, classes = dataset.image_size, len(dataset.classes)
     image_args = dict(channels=dataset.channels, image_size=size, num_classes=classes)
@@ -216,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     for step in run.steps():
         real, labels = batches[step]  # (B, channels, H, W) in [-1, 1], (B,)
-        z = torch.randn(args.batch_size, args.z_dim, device=device)
+        z = share(torch.randn(args.batch_size, args.z_dim, device=device))
 
         # D's step: tell real images from generated ones of the same classes. Two passes: in one
         # batch, batch norm would mix the statistics of real and fake and give the answer away.
@@ -227,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         d_loss = discriminator_loss(real_logits, fake_logits, **labels_of_d)
         opt_d.zero_grad()
         d_loss.backward()
+        average_gradients(discriminator)
         opt_d.step()
 
         # G's step: make D, as it now is, call the same images real. Gradients go through D to G,
@@ -241,6 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 g_loss = generator_loss(fake_logits_after, flip)
         opt_g.zero_grad()
         g_loss.backward()
+        average_gradients(generator)
         opt_g.step()
         discriminator.requires_grad_(True)
 
@@ -253,5 +256,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_input_error():
+    with exit_on_input_error(), process_group():
         main()

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from device import SHUFFLES, seeded
 from files import InputError, atomic, load_cifar10, load_idx, remove_abandoned, user_cache
+from parallel import first_goes_first, processes, rank
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
 IMAGE_SIZES = (28, 32, 64, 128)
@@ -65,6 +66,7 @@ class Dataset:
         return self.train_images.shape[-1]
 
 
+@first_goes_first()
 def load_dataset(
     name: str,
     data_dir: str | Path = "data",
@@ -142,17 +144,26 @@ class Batches:
         seed: int,
         device: torch.device | str,
         hflip: bool = False,
+        shared: bool = False,
     ) -> None:
-        """images: uint8 (N, C, H, W); labels: int64 (N,); hflip mirrors each with probability 1/2.
+        """images: uint8 (N, C, H, W); labels: int64 (N,); hflip mirrors each with probability 1/2;
+        shared gives each of torchrun's processes its part of every batch.
 
-        Raises InputError if there are fewer images than batch_size.
+        Raises InputError if there are fewer images than batch_size, or it cannot be shared.
         """
         if not 1 <= batch_size <= len(images):
             raise InputError(
                 f"--batch_size {batch_size} does not fit {len(images)} training images: "
                 f"choose 1 to {len(images)}"
             )
+        parts, part = (processes(), rank()) if shared else (1, 0)
+        if batch_size % parts:
+            raise InputError(
+                f"--batch_size {batch_size} cannot be shared by {parts} processes: "
+                f"choose a multiple of {parts}"
+            )
         self.batch_size, self.seed, self.hflip = batch_size, seed, hflip
+        self.mine = slice(part * batch_size // parts, (part + 1) * batch_size // parts)
         self.device = torch.device(device)
         # A larger set is a memory map: it stays one, and index_select reads the rows it needs.
         home = self.device if images.nbytes < KEEP_ON_DEVICE else torch.device("cpu")
@@ -166,14 +177,15 @@ class Batches:
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
         """Batch `number`, counted on over the epochs, on the device.
 
-        Returns float32 (B, C, H, W) in [-1, 1] (channels_last) and int64 (B,).
+        Returns float32 (B, C, H, W) in [-1, 1] (channels_last) and int64 (B,), or a share of it.
         """
         if number < 0:
             raise IndexError("batches are counted from 0, without an end")
         epoch, position = divmod(number, len(self))
         if epoch != self.epoch:
             self._shuffle(epoch)
-        rows = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        first = position * self.batch_size
+        rows = slice(first + self.mine.start, first + self.mine.stop)
         index = self.order[rows]
         images = self.images.index_select(0, index).to(self.device)
         if self.hflip:

@@ -1,5 +1,6 @@
 """Where a run computes, in which precision, and where its random numbers come from."""
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -7,15 +8,24 @@ import torch
 from torch import Tensor
 
 from files import InputError
+from parallel import processes
 
-SHUFFLES, NOISE, EVALUATION = 1, 2, 3  # purposes of seeded(): independent random streams
+# Purposes of seeded(): independent random streams.
+SHUFFLES, NOISE, EVALUATION, PROCESSES = 1, 2, 3, 4
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" prefers a GPU. InputError if it cannot be used."""
+    """The device called `name`; "auto" prefers a GPU. InputError if it cannot be used.
+
+    Of torchrun's processes each takes a GPU of its own.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
         name = "mps" if name == "cpu" and torch.backends.mps.is_available() else name
+    if processes() > 1 and name == "cuda":
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    elif processes() > 1 and name != "cpu":
+        raise InputError(f"--device {name} is not for {processes()} processes: give cpu or cuda")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()

@@ -41,14 +41,16 @@ from torch import Tensor, nn
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
+import parallel
 from curves import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows
 from data import Dataset
-from device import random_state, restore_random_state
+from device import PROCESSES, random_state, restore_random_state, seeded
 from evaluation import Evaluation
 from events import EventsFile
 from files import InputError, exit_on_input_error, locked, save_tensors, writing
 from flags import MAY_DIFFER, as_flags, read_config
 from generate import draw_grid, noise, read_checkpoint, sample, save_gif, save_picture
+from parallel import any_process, average, first_only, from_first, processes, rank
 
 WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
 PICTURES = 100  # sample pictures of a long run, or up to twice as many; a short one's are fewer
@@ -156,15 +158,22 @@ class Run:
         labels = torch.arange(ROWS) % max(1, len(names))
         self.fixed_labels = labels.repeat_interleave(ROWS).to(self.device) if names else None
         self.fixed_z = noise(ROWS * ROWS, args.z_dim, args.seed, self.device)
+        self.folder = Path(args.resume) if args.resume else from_first(self.new_folder)
+        self.lock()
         if args.resume:
-            self.folder = Path(args.resume)
-            self.lock = locked(self.folder)
             self.load()
-            for unfinished in self.folder.rglob(".*.part"):  # of a process that was killed
-                unfinished.unlink()
-        else:
-            self.folder = self.new_folder()
-            self.lock = locked(self.folder)
+        parallel.go_on = f"; to go on from its last checkpoint: {self.resume_command()}"
+        self.begin()
+
+    @first_only
+    def lock(self) -> None:
+        self.held = locked(self.folder)
+
+    @first_only
+    def begin(self) -> None:
+        """Put into the folder what it has before the first step."""
+        for unfinished in self.folder.rglob(".*.part"):  # of a process that was killed
+            unfinished.unlink()
         self.write_config()
         self.writer = EventsFile(self.folder, purge_step=self.step + 1)
         self.save()  # from here on the run can be resumed
@@ -205,6 +214,7 @@ class Run:
             "script": self.script,
             "args": {name: v for name, v in vars(self.args).items() if name not in not_saved},
             "device": str(self.device),
+            "processes": processes(),
             "commit": commit,
             "versions": {
                 "python": platform.python_version(),
@@ -269,11 +279,15 @@ class Run:
         handlers = {s: signal.signal(s, self.interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             while self.step < last:
-                began, start, ends = self.step, time.perf_counter(), False
+                began, start, ends, stop = self.step, time.perf_counter(), False, False
                 with self.progress_bar() as bar:
-                    while self.step < last and not (ends or self.stopping):
+                    while self.step < last and not (ends or stop):
+                        if rank() > 0:  # random numbers that are not the first's, but repeat
+                            own = seeded(self.args.seed, PROCESSES, rank(), self.step)
+                            torch.manual_seed(own.initial_seed())
                         yield self.step
                         self.step += 1
+                        stop = any_process(self.stopping)
                         ends = self.step % self.steps_per_epoch == 0
                         if ends or self.step % LOG_EVERY == 0:
                             self.end_window()
@@ -281,26 +295,37 @@ class Run:
                         bar.update()
                 if ends:
                     self.end_epoch(self.step - began, time.perf_counter() - start)
-                if self.stopping:
+                if any_process(self.stopping):
                     self.save()
                     print(f"stopped at step {self.step:,}; to go on: {self.resume_command()}")
+                    any_process(True)  # wait: torchrun ends the others as soon as one has ended
                     raise SystemExit(130)
             self.save()
             self.finish()
         finally:
             for which, handler in handlers.items():
                 signal.signal(which, handler)
-            self.writer.close()
-            self.lock.close()
+            self.end()
+
+    @first_only
+    def end(self) -> None:
+        self.writer.close()
+        self.held.close()
 
     def interrupt(self, which: int, frame: object) -> None:
-        """The signal handler: the first asks for an orderly end, the second ends at once."""
-        if self.stopping:
+        """The signal handler: the first asks for an orderly end, the second ends at once.
+
+        Of torchrun's processes, Ctrl-C may reach each twice: there it is torchrun that ends the
+        slow, after 30 seconds.
+        """
+        if self.stopping and processes() == 1:
             raise KeyboardInterrupt
         self.stopping = True
 
     def resume_command(self) -> str:
-        return f"python {self.script}.py --resume {shlex.quote(str(self.folder))}"
+        several = f"torchrun --standalone --nproc_per_node={processes()}"
+        python = several if processes() > 1 else "python"
+        return f"{python} {self.script}.py --resume {shlex.quote(str(self.folder))}"
 
     def progress_bar(self) -> tqdm:
         return tqdm(
@@ -327,8 +352,11 @@ class Run:
             values["d_right_real"] = (real > 0).float().mean()
             values["d_right_fake"] = (fake < 0).float().mean()
         self.names = list(values)
-        self.window.append(torch.stack([value.detach().float() for value in values.values()]))
+        means = average(torch.stack([value.detach().float() for value in values.values()]))
+        if rank() == 0:
+            self.window.append(means)
 
+    @first_only
     def end_window(self) -> None:
         """Turn the window into a row of metrics.csv and points in TensorBoard."""
         row = self.window_row()
@@ -386,6 +414,7 @@ class Run:
             if name in row and not name.endswith(("_after", "_right_real", "_right_fake"))
         )
 
+    @first_only
     def end_epoch(self, steps: int, seconds: float) -> None:
         """After an epoch's last step: time, picture, checkpoint."""
         rate = steps * self.images_per_step / seconds
@@ -400,6 +429,7 @@ class Run:
         better = self.evaluate(self.evaluation) if self.evaluation and due else False
         self.save(*(["best.pt"] if better else []), "last.pt")
 
+    @first_only
     def evaluate_with(self, d_loss: LossOfBoth, g_loss: LossOfFake, real_sign: int = 1) -> None:
         """Have every --eval_every epochs measured: with these losses, of clean labels.
 
@@ -458,6 +488,7 @@ class Run:
         save_picture(picture, self.folder / "samples" / f"epoch_{self.epoch:04d}.png")
         self.writer.add_image("images/generated", np.asarray(picture), self.step)
 
+    @first_only
     def save(self, *files: str) -> None:
         """Write metrics.csv and the checkpoints (last.pt if not said otherwise) as of this step."""
         window = self.finite_window()
@@ -513,6 +544,7 @@ class Run:
             reason = (str(error).splitlines() or ["unknown"])[0]
             raise InputError(f"{path} does not fit this run: {reason}") from None
 
+    @first_only
     def finish(self) -> None:
         """The pictures of the whole run: losses.png, metrics.png and training.gif."""
         # A run that --max_steps ended early shows what it has since the last row, too.

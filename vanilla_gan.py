@@ -29,6 +29,7 @@ from files import exit_on_input_error
 from flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
 from flags import parse_args as parse_run_args
 from layers import update_ema
+from parallel import average_gradients, process_group, share
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -135,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.manual_seed(args.seed)
     dataset = load_dataset(args.dataset, args.data_dir, args.image_size, args.classes)
     images, labels = dataset.train_images, dataset.train_labels
-    batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip)
+    batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip, shared=True)
 
     image_args = dict(channels=dataset.channels, image_size=dataset.image_size)
     generator_args = dict(z_dim=args.z_dim, ngf=args.ngf, **image_args)
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # D's steps: tell real images from generated ones (Alg. 1, the inner loop).
         for k in range(args.d_steps):
             real, _ = batches[step * args.d_steps + k]  # (B, channels, H, W) in [-1, 1]
-            z = torch.randn(args.batch_size, args.z_dim, device=device)
+            z = share(torch.randn(args.batch_size, args.z_dim, device=device))
             with autocast():
                 fake = generator(z)
                 real_logits = discriminator(real)
@@ -172,6 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             d_loss = discriminator_loss(real_logits, fake_logits, **labels_of_d)
             opt_d.zero_grad()
             d_loss.backward()
+            average_gradients(discriminator)
             opt_d.step()
 
         # G's step: make D, as it now is, call the same images real. Gradients go through D to G,
@@ -182,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         g_loss = generator_loss(fake_logits_after, flip)
         opt_g.zero_grad()
         g_loss.backward()
+        average_gradients(generator)
         opt_g.step()
         discriminator.requires_grad_(True)
 
@@ -194,5 +197,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_input_error():
+    with exit_on_input_error(), process_group():
         main()

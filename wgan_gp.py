@@ -30,6 +30,7 @@ from files import InputError, exit_on_input_error
 from flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
 from flags import parse_args as parse_run_args
 from layers import normalised, pyramid, update_ema
+from parallel import average_gradients, process_group, share
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -166,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.conditional and not dataset.classes:
         raise InputError(f"{args.data_dir} has no class subfolders: leave out --conditional")
     images, labels = dataset.train_images, dataset.train_labels
-    batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip)
+    batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip, shared=True)
 
     image_args = dict(channels=dataset.channels, image_size=dataset.image_size)
     if args.conditional:
@@ -200,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for k in range(args.n_critic):
             real, labels = batches[step * args.n_critic + k]  # (B, channels, H, W), (B,)
             given = (labels,) if args.conditional else ()
-            z = torch.randn(args.batch_size, args.z_dim, device=device)
+            z = share(torch.randn(args.batch_size, args.z_dim, device=device))
             with autocast():
                 with torch.no_grad():
                     fake = generator(z, *given)
@@ -210,6 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             d_loss = -estimate + args.lambda_gp * penalty
             opt_d.zero_grad()
             d_loss.backward()
+            average_gradients(critic)
             opt_d.step()
             if args.weight_clip:
                 with torch.no_grad():
@@ -219,11 +221,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         # G's step: raise the scores of its images. Gradients go through the critic to G, but not
         # into the critic's weights: those would be work for nothing.
         critic.requires_grad_(False)
-        z = torch.randn(args.batch_size, args.z_dim, device=device)
+        z = share(torch.randn(args.batch_size, args.z_dim, device=device))
         with autocast():
             g_loss = -critic(generator(z, *given), *given).mean()
         opt_g.zero_grad()
         g_loss.backward()
+        average_gradients(generator)
         opt_g.step()
         critic.requires_grad_(True)
 
@@ -234,5 +237,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_input_error():
+    with exit_on_input_error(), process_group():
         main()

@@ -1,0 +1,248 @@
+"""parallel.py: two processes train as one does, stop together, and one that dies ends the run.
+
+torchrun runs this file too, as the training that is compared with that of one process.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+import cdcgan
+import data
+import dcgan
+import device
+import vanilla_gan
+import wgan_gp
+from data import Batches
+from files import InputError
+from generate import read_checkpoint
+from parallel import average, first_only, from_first, process_group, share
+from tests.conftest import ROOT
+from tests.test_experiment import RANDOM, assert_same_run
+
+SCRIPTS = {script.__name__: script for script in (vanilla_gan, dcgan, cdcgan, wgan_gp)}
+# Without dropout, which differs between processes.
+CASES = {
+    "vanilla_gan": ["--dropout", "0", "--d_steps", "2"],
+    "dcgan": [],
+    "cdcgan": [],
+    "wgan_gp": ["--n_critic", "2"],
+    "wgan_gp clipped": ["--n_critic", "2", "--weight_clip", "0.1", "--conditional"],
+}
+
+
+@contextmanager
+def image_by_image() -> Iterator[None]:
+    """Without what makes two halves of a batch another thing than the whole: norm and chance."""
+    rand = torch.rand
+
+    def half(*size: int, **options: Any) -> Tensor:
+        return rand(*size, **options) if "generator" in options else torch.full(size, 0.5)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn, "BatchNorm2d", lambda channels: nn.GroupNorm(1, channels))
+        patch.setattr(torch, "rand", half)  # the penalty's alpha
+        yield
+
+
+def train_all(flags: Sequence[str]) -> None:
+    """Five steps of every case."""
+    with image_by_image():
+        for case, argv in CASES.items():
+            name = ["--name", case.replace(" ", "-"), "--max_steps", "5", "--precision", "fp32"]
+            SCRIPTS[case.split()[0]].main([*flags, *argv, *name])
+
+
+def torchrun(script: Path, *argv: str, processes: int = 2) -> list[str]:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launch, f"--nproc_per_node={processes}", str(script), *argv]
+
+
+def alone(**environment: str) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+
+
+def logged(checkpoint: dict[str, Any]) -> list[float]:
+    rows = [row[name] for row in checkpoint["rows"] for name in checkpoint["names"]]
+    return rows + checkpoint["window"].flatten().tolist()
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(flags: list[str], tmp_path: Path) -> None:
+    """To 1e-5 in every weight and in every mean that is logged; half the batch does not."""
+    out = flags.index("--out_dir") + 1
+    folders = {}
+    for name in ("one", "half", "two"):
+        folders[name] = tmp_path / name
+        flags[out] = str(folders[name])
+        batch = ["--batch_size", "5" if name == "half" else "10"]
+        if name == "two":
+            command = torchrun(Path(__file__), *flags, *batch)
+            subprocess.run(command, check=True, env=alone(), stdout=subprocess.DEVNULL)
+        else:
+            train_all([*flags, *batch])
+    for case in CASES:
+        one, half, two = (read_checkpoint(f / case.replace(" ", "-")) for f in folders.values())
+        assert logged(two) == pytest.approx(logged(one), abs=1e-5), case
+        for network in ("generator", "discriminator", "critic", "ema"):
+            for name, weight in one.get(network, {}).items():
+                assert (weight - two[network][name]).abs().max() < 1e-5, (case, network, name)
+        moved = [
+            (one["generator"][n] - half["generator"][n]).abs().max() for n in half["generator"]
+        ]
+        assert max(moved) > 1e-4, case
+
+
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not file.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def worker(process: subprocess.Popen[str], rank: int) -> int:
+    """The id of the process that torchrun started as `rank`."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    (found,) = (
+        child
+        for child in children
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0")
+    )
+    return int(found)
+
+
+def errors_of_ours(text: str) -> list[str]:
+    """The lines that the scripts wrote, without torchrun's report."""
+    assert 'cdcgan.py", line' not in text, text  # no traceback of ours
+    return [line for line in text.splitlines() if line.startswith(("error:", "warning:", "usage"))]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds torchrun's processes in /proc")
+def test_stopped_and_killed_and_resumed(flags: list[str], tmp_path: Path) -> None:
+    """All that is random takes part. Whichever of the two gets the signal, both end."""
+    script = ROOT / "cdcgan.py"
+    evaluated = ["--features", "classifier", "--eval_samples", "30", "--eval_every", "2"]
+    flags += [*RANDOM, *evaluated]
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    quiet: Any = {"env": alone(), "stdout": subprocess.PIPE, "text": True}
+    subprocess.run(torchrun(script, *flags, "--name", "straight"), check=True, **quiet)
+
+    quiet["stderr"] = subprocess.PIPE
+    with subprocess.Popen(torchrun(script, *flags, "--name", "stopped"), **quiet) as process:
+        wait_for(stopped / "samples" / "epoch_0001.png", process)
+        os.kill(worker(process, 1), signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert errors_of_ours(err) == [] and process.returncode != 0
+    resume = f"torchrun --standalone --nproc_per_node=2 cdcgan.py --resume {stopped}"
+    assert out.splitlines()[-1].endswith(f"; to go on: {resume}")
+    assert 10 < read_checkpoint(stopped / "last.pt")["step"] < 40
+
+    for rank, epoch in ((1, 2), (0, 3)):
+        resumed = torchrun(script, "--resume", str(stopped))
+        with subprocess.Popen(resumed, **quiet) as process:
+            wait_for(stopped / "samples" / f"epoch_{epoch:04}.png", process)
+            os.kill(worker(process, rank), signal.SIGKILL)
+            out, err = process.communicate(timeout=60)
+        (line,) = errors_of_ours(err)
+        assert "another process of this run has died" in line and line.endswith(resume)
+        assert read_checkpoint(stopped / "last.pt")["step"] >= 10
+    subprocess.run(torchrun(script, "--resume", str(stopped)), check=True, **quiet)
+    assert_same_run(stopped, straight)
+
+
+@pytest.mark.slow
+def test_bad_input_is_one_line_of_all_processes(flags: list[str]) -> None:
+    for bad, expected in ((["--batch_size", "11"], "multiple of 2"), (["--lr_g", "7"], "'7'")):
+        command = torchrun(ROOT / "cdcgan.py", *flags, *bad)
+        process = subprocess.run(command, capture_output=True, text=True, env=alone())
+        lines = [line for line in process.stderr.splitlines() if "error: " in line]
+        assert len(lines) == 1 and expected in lines[0], process.stderr
+        assert process.returncode != 0 and 'cdcgan.py", line' not in process.stderr
+
+
+# ---- without torchrun ----
+
+
+@pytest.fixture
+def group_of_one() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def plain(flags: list[str], tmp_path: Path) -> Path:
+    wgan_gp.main([*flags, *RANDOM[:2], "--name", "plain", "--max_steps", "2"])
+    return tmp_path / "plain"
+
+
+def test_a_group_of_one_changes_no_bit(plain: Path, flags: list[str], group_of_one: None) -> None:
+    wgan_gp.main([*flags, *RANDOM[:2], "--name", "grouped", "--max_steps", "2"])
+    assert_same_run(plain, plain.parent / "grouped")
+
+
+def test_nothing_happens_without_torchrun() -> None:
+    values = torch.arange(6.0)
+    with process_group():
+        assert average(values) is values and torch.equal(share(values), torch.arange(6.0))
+        assert from_first(lambda: 3) == 3
+    assert not dist.is_initialized()
+
+
+def test_the_first_alone_does_what_it_alone_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    append = first_only(lambda number: done.append(number))
+    for rank in (0, 1):
+        monkeypatch.setattr("parallel.rank", lambda rank=rank: rank)
+        append(rank)
+    assert done == [0]
+
+
+@pytest.mark.parametrize("hflip", [False, True])
+def test_shares_make_up_the_batch(hflip: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.randint(0, 256, (50, 1, 4, 4), dtype=torch.uint8)
+    labels = torch.arange(50)
+
+    def batches(shared: bool) -> Batches:
+        return Batches(images, labels, 12, seed=0, device="cpu", hflip=hflip, shared=shared)
+
+    monkeypatch.setattr(data, "processes", lambda: 3)
+    parts = []
+    for rank in range(3):
+        monkeypatch.setattr(data, "rank", lambda rank=rank: rank)
+        parts.append(batches(shared=True)[6])
+    whole = batches(shared=False)[6]
+    assert [len(part) for part, _ in parts] == [4, 4, 4]
+    for got, expected in zip(zip(*parts, strict=True), whole, strict=True):
+        assert torch.equal(torch.cat(got), expected)
+    monkeypatch.setattr(data, "processes", lambda: 5)
+    with pytest.raises(InputError, match="--batch_size 12 cannot be shared by 5 processes"):
+        batches(shared=True)
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "mps"])
+def test_one_device_is_not_given_to_two(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "processes", lambda: 2)
+    with pytest.raises(InputError, match=f"--device {name} is not for 2 processes"):
+        device.pick_device(name)
+    assert device.pick_device("cpu") == torch.device("cpu")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with process_group():
+        train_all(sys.argv[1:])
