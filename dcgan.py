@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         d_loss = discriminator_loss(real_logits, fake_logits, **labels_of_d)
         opt_d.zero_grad()
         d_loss.backward()
-        average_gradients(discriminator)
+        average_gradients(discriminator)  # over torchrun's processes, if there are any
         opt_d.step()
 
         # G's step: make D, as it now is, call the same images real. Gradients go through D to G,

@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             d_loss = -estimate + args.lambda_gp * penalty
             opt_d.zero_grad()
             d_loss.backward()
-            average_gradients(critic)
+            average_gradients(critic)  # over torchrun's processes, if there are any
             opt_d.step()
             if args.weight_clip:
                 with torch.no_grad():

@@ -104,6 +104,13 @@ def test_two_processes_train_as_one_does(flags: list[str], tmp_path: Path) -> No
             (one["generator"][n] - half["generator"][n]).abs().max() for n in half["generator"]
         ]
         assert max(moved) > 1e-4, case
+    ends = []
+    for name in ("one", "two"):  # and what two began, one can go on with
+        vanilla_gan.main(["--resume", str(folders[name] / "vanilla_gan"), "--max_steps", "7"])
+        ends.append(read_checkpoint(folders[name] / "vanilla_gan" / "last.pt"))
+    assert ends[0]["step"] == ends[1]["step"] == 7
+    for name, weight in ends[0]["generator"].items():
+        assert (weight - ends[1]["generator"][name]).abs().max() < 1e-5, name
 
 
 def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
