@@ -573,7 +573,7 @@ def extremes(images: Tensor) -> float:
 
 
 def captioned(picture: Image.Image) -> Image.Image:
-    """A sample picture with its epoch, from its file's name, written above; a large one is shrunk."""
+    """A sample picture, shrunk if it is large, under its epoch, which is in its file's name."""
     epoch = int(Path(picture.filename).stem.split("_")[1])  # type: ignore[attr-defined]
     picture = picture.reduce(math.ceil(max(picture.size) / GIF_SIDE))
     frame = Image.new("RGB", (picture.width, picture.height + 28), "white")
