@@ -10,7 +10,8 @@ the distance is that between the Gaussians (Frechet 1957; Dowson & Landau 1982):
     d^2 = |mu1 - mu2|^2 + tr(S1) + tr(S2) - 2 tr((S1 S2)^(1/2))
 
 It is FID through FID's Inception, and called FCD (Frechet classifier distance) through a data set's
-classifier. Both are biased by the number of images: compare only at equal numbers.
+classifier. Both are biased by the number of images: compare only at equal numbers. The distance is
+the same both ways; for --prdc, the first set is the real one and the second is judged.
 """
 
 import argparse
@@ -381,10 +382,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add = parser.add_argument
     what = "a data set (mnist:test), folder, .npz, checkpoint, run folder or saved statistics"
-    add("sources", nargs="+", metavar="A", help=f"one or two of: {what}")
+    add("sources", nargs="+", metavar="A", help=f"real, then generated images: {what}")
     add("--save_stats", metavar="FILE", help="write the statistics of one source to an .npz")
     add("--kid", action="store_true", help="Kernel Inception Distance as well")
-    add("--prdc", action="store_true", help="precision, recall, density and coverage as well")
+    add(
+        "--prdc", action="store_true", help="precision, recall, density, coverage of the second set"
+    )
     add_arguments(parser)
     args = parser.parse_args(argv)
     if len(args.sources) != (1 if args.save_stats else 2):

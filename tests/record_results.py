@@ -45,10 +45,10 @@ def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> d
         rows = [row for row in csv.DictReader(file) if row["fcd"]]
     best = min(rows, key=lambda row: float(row["fcd"]))
     data = args["dataset"]
-    real = [f"{data}:test", "--data_dir", args["data_dir"]]
+    real, options = f"{data}:test", ["--data_dir", args["data_dir"]]
     if data == "folder":
-        real = [f"{args['data_dir']}/test", "--dataset", "cifar10"]  # the only one tried
-    measure = [sys.executable, "fid.py", str(run), *real, "--prdc", "--json"]
+        real, options = f"{args['data_dir']}/test", ["--dataset", "cifar10"]  # the only one tried
+    measure = [sys.executable, "fid.py", real, str(run), *options, "--prdc", "--json"]
     answer = subprocess.run(measure, cwd=ROOT, check=True, capture_output=True, text=True)
     seconds = usage.ru_utime + usage.ru_stime
     updates = args.get("n_critic", args.get("d_steps", 1))  # of D, to one of G's
