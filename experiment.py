@@ -124,8 +124,8 @@ class Run:
     and the optimisers. All of it goes into each checkpoint and comes back with --resume.
 
     A run that was stopped and resumed equals one that was not, to the bit: on a CPU, with as many
-    threads. A GPU adds in an order that changes (convolutions' and embeddings' gradients), so there
-    only the random numbers repeat.
+    threads and processes. A GPU adds in an order that changes (convolutions' and embeddings'
+    gradients), so there only the random numbers repeat.
     """
 
     def __init__(
