@@ -14,6 +14,7 @@ What is measured through that is comparable with nothing but itself, and never c
 import argparse
 import copy
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import Inception3, inception
 
-from data import Batches, Dataset, load_dataset, to_float
+from data import IMAGE_SIZES, Batches, Dataset, load_dataset, to_float
 from device import autocast_for, pick_device
-from files import InputError, download, exit_on_input_error, save_tensors, user_cache
+from files import (
+    InputError,
+    download,
+    exit_on_input_error,
+    load_tensors,
+    save_tensors,
+    user_cache,
+)
 
 FEATURES = ("classifier", "inception")
 INCEPTION_URL = (
@@ -152,7 +160,7 @@ def load_inception(path: str | Path | None = None) -> InceptionFeatures:
         if not path.is_file():
             fetch_inception(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_tensors(path)
     except OSError as error:
         raise InputError(f"--inception_path {path} cannot be read ({error.strerror})") from None
     except Exception:  # a damaged file makes torch raise anything, and advise to trust it
@@ -228,6 +236,8 @@ class ClassifierFeatures(nn.Module):
         self.name = f"{checkpoint['label']} classifier"
         self.classes = tuple(checkpoint["classes"])
         self.channels, self.image_size = checkpoint["channels"], checkpoint["image_size"]
+        if self.channels not in (1, 3) or self.image_size not in IMAGE_SIZES:
+            raise ValueError(f"{self.channels} channels, {self.image_size} pixels")
         self.accuracy = checkpoint["accuracy"]
         self.classifier = Classifier(self.channels, len(self.classes))
         state = {name: value.float() for name, value in checkpoint["state"].items()}
@@ -250,10 +260,10 @@ class ClassifierFeatures(nn.Module):
 
 def load_classifier(path: Path) -> ClassifierFeatures:
     """A classifier's checkpoint. InputError if it is not there or is something else."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"there is no classifier {path}: use --features inception")
     try:
-        return ClassifierFeatures(torch.load(path, map_location="cpu", weights_only=True))
+        return ClassifierFeatures(load_tensors(path))
     except Exception:  # damaged, or not a classifier's
         raise InputError(f"{path} is not a classifier's checkpoint, or is damaged") from None
 

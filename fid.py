@@ -16,6 +16,7 @@ the same both ways; for --prdc, the first set is the real one and the second is 
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,14 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from data import CLASSES, list_images, load_dataset
+from data import CLASSES, LARGE_PIXELS, list_images, load_dataset, opened
 from device import autocast_for, pick_device
 from features import FEATURES, ClassifierFeatures, InceptionFeatures, load_features
-from files import InputError, exit_on_input_error, writing
+from files import InputError, check_npz, exit_on_input_error, writing
 from generate import CHUNK, load_generator, noise, sample
 
 FeatureNetwork = InceptionFeatures | ClassifierFeatures
@@ -204,10 +204,11 @@ def image_batches(source: str, args: argparse.Namespace) -> Iterator[Tensor]:
         images = dataset.train_images if split == "train" else dataset.test_images
         yield from images.split(args.batch_size)
     elif path.suffix == ".npz":
-        yield from npz_images(path).split(args.batch_size)
-    elif path.suffix == ".pt" or (path / "config.json").is_file():
+        images = npz_images(path)
+        yield from images.split(at_once(images[0, 0].numel(), args.batch_size))
+    elif path.suffix == ".pt" or os.path.isfile(path / "config.json"):
         yield from samples(path, args)
-    elif path.is_dir():
+    elif os.path.isdir(path):
         yield from folder_images(path, args.batch_size)
     else:
         known = "a data set (mnist:test), a folder, an .npz, a checkpoint or a run folder"
@@ -230,18 +231,28 @@ def samples(path: Path, args: argparse.Namespace) -> Iterator[Tensor]:
 def npz_images(path: Path) -> Tensor:
     """`images` uint8 (N, H, W) or (N, H, W, C) of an .npz, as (N, C, H, W)."""
     try:
+        check_npz(path)
         with np.load(path, allow_pickle=False) as arrays:
             images = arrays["images"]
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
     except Exception:  # not an .npz, cut short, without images, or holding objects
         raise InputError(f"{path} is not an .npz with an array called images") from None
+    if not isinstance(images, np.ndarray):  # np.load: a member that is no .npy file is its bytes
+        raise InputError(f"{path} is not an .npz with an array called images")
     if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
         raise InputError(
             f"{path}: images are {images.dtype} {images.shape}, not uint8 (N, H, W, C)"
         )
     tensor = torch.from_numpy(images)
     return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+
+
+def at_once(pixels: int, batch_size: int) -> int:
+    """How many images of so many pixels go together: large ones are floats of gigabytes."""
+    return max(1, min(batch_size, LARGE_PIXELS // pixels))
 
 
 def folder_images(folder: Path, batch_size: int) -> Iterator[Tensor]:
@@ -253,22 +264,20 @@ def folder_images(folder: Path, batch_size: int) -> Iterator[Tensor]:
         raise InputError(f"{folder} cannot be read ({error.strerror or error})") from None
     if not paths:
         raise InputError(f"{folder} holds no images")
-    size: tuple[int, int] | None = None
-    for start in range(0, len(paths), batch_size):
+    with opened(paths[0], LARGE_PIXELS) as image:
+        size = image.size
+    step = at_once(size[0] * size[1], batch_size)
+    for start in range(0, len(paths), step):
         arrays = []
-        for path in paths[start : start + batch_size]:
-            try:
-                with Image.open(path) as image:
-                    if image.mode[0] in "IF":  # 16 bits and floats: convert() would clip them
-                        raise ValueError(f"its pixels are {image.mode}, not 8 bits")
-                    arrays.append(np.asarray(image.convert("RGB")))
-            except Exception as error:  # Pillow's plugins raise anything on a broken file
-                raise InputError(f"{path} cannot be decoded ({error}): remove it") from None
-            size = size or arrays[0].shape[:2]
-            if arrays[-1].shape[:2] != size:
-                raise InputError(
-                    f"{path} is not of the size of {paths[0].name}: resize one of them"
-                )
+        for path in paths[start : start + step]:
+            with opened(path, LARGE_PIXELS) as image:
+                if image.mode[0] in "IF":  # 16 bits and floats: convert() would clip them
+                    raise ValueError(f"its pixels are {image.mode}, not 8 bits")
+                if image.size != size:
+                    raise InputError(
+                        f"{path} is not of the size of {paths[0].name}: resize one of them"
+                    )
+                arrays.append(np.asarray(image.convert("RGB")))
         yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
@@ -301,6 +310,7 @@ def load_statistics(path: Path, features: str) -> Gaussian:
     InputError for anything else, and for statistics made through another network than `features`.
     """
     try:
+        check_npz(path)
         with np.load(path, allow_pickle=False) as arrays:
             mean, cov = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
             n = int(arrays["n"]) or None if "n" in arrays else None
@@ -341,7 +351,7 @@ def infer_dataset(sources: Sequence[str]) -> str | None:
         if source.partition(":")[0] in CLASSES:
             return source.partition(":")[0]
     for source in sources:
-        if source.endswith(".pt") or (Path(source) / "config.json").is_file():
+        if source.endswith(".pt") or os.path.isfile(Path(source, "config.json")):
             return load_generator(source)[1].get("dataset")
     return None
 
@@ -365,8 +375,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetwork:
     for flag in ("batch_size", "num_images"):
-        if getattr(args, flag) < 1:
-            raise InputError(f"--{flag} {getattr(args, flag)}: give at least 1")
+        if not 1 <= getattr(args, flag) <= 10**7:
+            raise InputError(f"--{flag} {getattr(args, flag)}: give a number from 1 to {10**7}")
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed {args.seed}: give a number from 0 to 2^63 - 1")
     dataset = args.dataset or infer_dataset(sources)

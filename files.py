@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 import time
 import urllib.request
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 from tqdm import tqdm
 
@@ -56,6 +58,8 @@ DEBIAN_PACKAGE = "dataset-fashion-mnist"
 TIMEOUT = 10.0  # seconds a mirror may stay silent
 SLOWEST = 10_000  # bytes a second below which a mirror counts as silent
 ABANDONED = 86_400  # seconds: what is unfinished and was not written to for so long has no writer
+LARGEST_IDX = 16 + 60_000 * 28 * 28  # bytes, uncompressed
+LARGEST_BATCH = 1 << 26  # bytes: twice one of CIFAR-10's
 
 
 class InputError(Exception):
@@ -65,6 +69,8 @@ class InputError(Exception):
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
     """An InputError inside becomes one line on standard error, exit code 2; Ctrl-C: 130."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
     except InputError as error:
@@ -154,6 +160,46 @@ def save_tensors(content: dict[str, Any], path: Path) -> None:
         temporary.write_bytes(buffer.getbuffer())
 
 
+def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
+    """What torch.save wrote: tensors, numbers and text, nothing of which is executed.
+
+    Raises whatever torch does for a damaged file, ValueError for one that claims more than it has:
+    an archive that inflates, a tensor of gigabytes over four bytes.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > os.path.getsize(path):  # torch.save does not compress
+            raise ValueError(f"it unpacks to {unpacked:,} bytes")
+    content = torch.load(path, map_location=device, weights_only=True)
+    _check_tensors(content)
+    return content
+
+
+def _check_tensors(content: Any) -> None:
+    """ValueError for a tensor, at any depth, that is not dense or larger than its memory."""
+    if isinstance(content, Tensor):
+        dense = content.layout == torch.strided and content.device.type != "meta"
+        if not dense or content.untyped_storage().nbytes() < content.nbytes:
+            raise ValueError("a tensor without the memory that it claims")
+    elif isinstance(content, dict | list | tuple):
+        for part in content.values() if isinstance(content, dict) else content:
+            _check_tensors(part)
+
+
+def check_npz(path: Path) -> None:
+    """InputError for an archive of arrays that inflates out of proportion; others are not judged.
+
+    Pictures and statistics pack to a half or a tenth, zeros to a thousandth.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > max(1 << 28, 100 * os.path.getsize(path)):
+        raise InputError(f"{path} would unpack to {unpacked:,} bytes: it is no set of images")
+
+
 def download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
     """Fetch `url` to `path`, which appears only when whole and verified."""
     request = urllib.request.Request(url, headers={"User-Agent": "gan-scripts"})
@@ -183,9 +229,11 @@ def _read_verified(path: Path, digest: str, foreign: Sequence[str] = ()) -> byte
 
     None if the digest is one of `foreign`; InputError if it is any other.
     """
-    content = path.read_bytes()
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
     try:
-        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        with gzip.open(path) if packed else path.open("rb") as file:
+            content = file.read(LARGEST_IDX + 1)  # and no more: a few KB may inflate to gigabytes
         found = hashlib.sha256(content).hexdigest()
     except (OSError, EOFError, zlib.error):
         found = "not a whole gzip file"
@@ -305,7 +353,7 @@ def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
 
 def _parse_idx(content: bytes) -> np.ndarray:
     """IDX bytes -> uint8 array: two zeros, type 8, number of dimensions, their sizes, the data."""
-    header = 4 + 4 * content[3]
+    header = 4 + 4 * (content[3] if len(content) > 3 else 0)
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if content[:3] != b"\0\0\x08" or len(content) != header + math.prod(shape):
         raise InputError(f"an IDX file of {len(content)} bytes that is not uint8 of shape {shape}")
@@ -356,27 +404,32 @@ def _read_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
     advice = "delete its folder or replace it"
     if not path.is_file():
         raise InputError(f"{path} is missing: {advice}")
-    content = path.read_bytes()
-    if _md5(content) != md5:
+    if _md5(path) != md5:
         raise InputError(f"{path} is corrupt or cut short (wrong checksum): {advice}")
     try:  # MD5 can be forged, so the unpickler trusts nothing either
-        batch = _ArrayUnpickler(io.BytesIO(content), encoding="latin1").load()
+        batch = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         images = batch["data"].reshape(-1, 3, 32, 32).astype(np.uint8, casting="no")
         labels = np.array(batch["labels"], np.int64).reshape(len(images))
+        if not all(0 <= label < 10 for label in labels):
+            raise ValueError("a label that is none of 0 to 9")
     except Exception as error:  # a hostile pickle can raise anything
         raise InputError(f"{path} is no CIFAR-10 batch ({error}): {advice}") from error
     return images, labels
 
 
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _fetch_cifar10(folder: Path) -> None:
     """Make `folder` out of the archive: the one that lies beside it, or a download."""
 
     def verify(path: Path) -> None:
-        if _md5(path.read_bytes()) != CIFAR10.tgz_md5:
+        if _md5(path) != CIFAR10.tgz_md5:
             raise InputError(f"{path} is corrupt or cut short: delete it or replace it")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -397,11 +450,16 @@ def _fetch_cifar10(folder: Path) -> None:
                 ) from error
         unpacked = Path(temporary) / folder.name
         unpacked.mkdir()
-        with tarfile.open(archive) as tar:
-            for file, _ in CIFAR10.train_list + CIFAR10.test_list:  # these members, no other path
-                member = tar.extractfile(f"{folder.name}/{file}")
-                assert member is not None  # the archive's checksum is the original's
-                (unpacked / file).write_bytes(member.read())
+        try:
+            with tarfile.open(archive) as tar:
+                for file, _ in CIFAR10.train_list + CIFAR10.test_list:  # these, no other path
+                    entry = tar.getmember(f"{folder.name}/{file}")
+                    member = tar.extractfile(entry) if entry.isreg() else None
+                    if member is None or entry.size > LARGEST_BATCH:
+                        raise tarfile.ReadError(f"{entry.name} is no file of its size")
+                    (unpacked / file).write_bytes(member.read())
+        except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
+            raise InputError(f"{archive} is not CIFAR-10's archive ({error}): replace it") from None
         try:
             os.replace(unpacked, folder)
         except OSError:

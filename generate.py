@@ -14,6 +14,7 @@ nothing else. Reading a checkpoint executes none of it: it holds tensors, number
 import argparse
 import importlib
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from tqdm import tqdm
 
 from data import class_index, load_dataset, to_uint8
 from device import NOISE, pick_device, seeded
-from files import InputError, exit_on_input_error, writing
+from files import InputError, exit_on_input_error, load_tensors, writing
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it
@@ -69,15 +70,15 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     InputError if there is none, or it is damaged or not a checkpoint of these scripts.
     """
     path = Path(path)
-    if path.is_dir():
-        found = [path / name for name in ("best.pt", "last.pt") if (path / name).is_file()]
+    if os.path.isdir(path):  # os.path: False for a name that is too long or may not be looked up
+        found = [path / name for name in ("best.pt", "last.pt") if os.path.isfile(path / name)]
         if not found:
             raise InputError(f"{path} holds neither best.pt nor last.pt: it is no run folder")
         path = found[0]
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(f"there is no checkpoint {path}: give a .pt file or a run folder")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        content = load_tensors(path, device)
     except Exception:  # a damaged file makes torch raise anything, and advise to trust it
         refused = "it is damaged, or holds more than tensors, numbers and text"
         raise InputError(f"{path} is refused as a checkpoint: {refused}") from None
@@ -89,6 +90,11 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     return content
 
 
+def is_name(text: Any) -> bool:
+    """Whether a class can be called so: it is written into pictures and files' names."""
+    return isinstance(text, str) and text.isprintable() and len(text) < 256
+
+
 def load_generator(
     path: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -97,12 +103,22 @@ def load_generator(
     try:
         network = importlib.import_module(checkpoint["script"]).Generator
         args, classes = checkpoint["generator_args"], checkpoint["classes"]
+        if args["channels"] not in (1, 3) or not all(
+            type(n) is int and n > 0 for n in args.values()
+        ):
+            raise ValueError(f"it cannot draw: {args}")
+        with torch.device("meta"):  # without memory first: a small file may claim a huge network
+            network(**args).load_state_dict(checkpoint["ema"], assign=True)
         generator = network(**args)
         generator.load_state_dict(checkpoint["ema"])
+        for name, value in generator.state_dict().items():
+            given = checkpoint["ema"][name]
+            if given.is_floating_point() != value.is_floating_point() or not value.isfinite().all():
+                raise ValueError(f"{name} holds what is no finite number")
         if args.get("num_classes", len(classes)) != len(classes):
             raise ValueError(f"{args['num_classes']} classes with {len(classes)} names")
-        if not all(isinstance(name, str) for name in (*classes, checkpoint["dataset"])):
-            raise ValueError("a class or data set whose name is not text")
+        if not all(is_name(name) for name in (*classes, checkpoint["dataset"])):
+            raise ValueError("a class or data set whose name is no name")
     except Exception as error:  # whatever does not fit, wherever it shows
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise InputError(f"{path} does not fit {checkpoint['script']}.py: {reason}") from None
@@ -265,7 +281,7 @@ def check_args(args: argparse.Namespace, path: Path) -> None:
         raise InputError(f"--truncation {args.truncation}: give a number from 0 to 2")
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed {args.seed}: give a number from 0 to 2^63 - 1")
-    if suffix not in ("", ".png", ".gif", ".npz") and not path.is_dir():
+    if suffix not in ("", ".png", ".gif", ".npz") and not os.path.isdir(path):
         raise InputError(f"--save_path {path}: give a folder or a name in .png, .gif or .npz")
     if args.num_images is None and (suffix == ".npz" or args.format):
         raise InputError("--format and .npz go with --num_images N: say how many images")
