@@ -13,9 +13,10 @@ folder of images is decoded once, into a cache file that is then mapped into mem
 import hashlib
 import json
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -43,6 +44,13 @@ CLASSES = {
 }
 KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
 CACHE_VERSION = 1  # of the decoded folder: raise it when decoding changes
+MOST_PIXELS = 50_000_000  # of a picture: a few KB may claim to be gigabytes
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses over twice this, and warns of the rest
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+LARGE_PIXELS, LARGE = 1 << 24, threading.Lock()  # larger ones are decoded one at a time
+# What Pillow reads without another program: it gives EPS, which is a program, to Ghostscript.
+Image.init()
+FORMATS = sorted(set(Image.ID) - {"EPS"})
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # what Windows leaves in a folder of pictures
 
 
@@ -264,14 +272,20 @@ def _load_folder(data_dir: Path, size: int, wanted: str | None) -> Dataset:
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
-    """What is in `folder`, sorted, hidden files left out; InputError for a link out of `root`."""
+    """What is in `folder`, sorted, hidden files left out.
+
+    InputError for a link out of `root`, or to a folder, which might be one that it lies in.
+    """
     entries = []
     with os.scandir(folder) as found:
         for entry in sorted(found, key=lambda entry: entry.name):
             if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
                 continue
-            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
-                raise InputError(f"{entry.path} links out of {root}: copy the images there instead")
+            if entry.is_symlink():
+                inside = Path(os.path.realpath(entry.path)).is_relative_to(root)
+                if entry.is_dir() or not inside:
+                    where = "to a folder" if inside else f"out of {root}"
+                    raise InputError(f"{entry.path} links {where}: copy the images there instead")
             entries.append(entry)
     return entries
 
@@ -343,9 +357,7 @@ def _open_cache(file: Path, count: int, size: int) -> np.ndarray | None:
 def _write_cache(file: Path, paths: Sequence[Path], size: int) -> None:
     """Decode all images, in threads (Pillow releases the GIL), into a .npy file, row by row."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(file) as unfinished, open(unfinished, "wb") as out, warnings.catch_warnings():
-        # A picture of absurd size is an error, not a warning (and twice that is one anyway).
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with atomic(file) as unfinished, open(unfinished, "wb") as out:
         channels = 1 if all(map(_is_grey, paths)) else 3
         shape = (len(paths), channels, size, size)
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -359,25 +371,37 @@ def _write_cache(file: Path, paths: Sequence[Path], size: int) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """The image, its header read; InputError naming the file if that or what follows fails."""
+def opened(path: Path, most: int = MOST_PIXELS) -> Iterator[Image.Image]:
+    """The image, its header read; InputError naming the file if that or what follows fails.
+
+    Likewise where the header claims more pixels than `most`.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > most:
+                raise ValueError(f"{image.width} x {image.height} pixels, more than {most:,}")
             yield image
+    except InputError:
+        raise
     except Exception as error:  # Pillow's plugins raise anything on a broken file
         raise InputError(f"{path} cannot be decoded ({error}): remove it or replace it") from error
 
 
+def _turn(image: Image.Image) -> AbstractContextManager[object]:
+    """What a thread waits for before it decodes: together, large ones would take gigabytes."""
+    return LARGE if image.width * image.height > LARGE_PIXELS else nullcontext()
+
+
 def _is_grey(path: Path) -> bool:
-    with _opened(path) as image:
+    with opened(path) as image:
         return image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
 
 
 def _decode(path: Path, channels: int, size: int) -> np.ndarray:
     """One image file -> uint8 (channels, size, size): upright, on white, cropped to its centre."""
-    with _opened(path) as opened:
-        opened.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a half, quarter, eighth
-        image = ImageOps.exif_transpose(opened)
+    with opened(path) as image, _turn(image):
+        image.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a half, quarter, eighth
+        ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
         if image.has_transparency_data:
