@@ -44,6 +44,8 @@ def read_rows(folder: Path) -> list[dict[str, float]]:
         raise InputError(f"{path} cannot be read ({error.strerror}): give a run folder") from None
     except (ValueError, TypeError, csv.Error):
         raise InputError(f"{path} is damaged: it is not a table of numbers") from None
+    if not all("epoch" in row and all(map(math.isfinite, row.values())) for row in rows):
+        raise InputError(f"{path} is damaged: a row has no epoch, or a number that is not finite")
     if not rows:
         raise InputError(f"{path} has no rows yet: wait for the first {LOG_EVERY} steps")
     return rows
@@ -55,6 +57,7 @@ def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -
     Several runs (name: rows) are laid over each other: a colour a run, then, and a line style a
     curve. A panel of whose columns there are none is left out; without panels there is no file.
     """
+    runs = {run.replace("$", r"\$"): rows for run, rows in runs.items()}  # no formula to matplotlib
     columns = {name for rows in runs.values() for row in rows for name in row}
     shown = {title: curves for title, curves in panels.items() if columns & curves.keys()}
     if not shown:

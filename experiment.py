@@ -43,7 +43,7 @@ from tqdm import tqdm
 
 import parallel
 from curves import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows
-from data import Dataset
+from data import LARGE_PIXELS, Dataset, opened
 from device import PROCESSES, random_state, restore_random_state, seeded
 from evaluation import Evaluation
 from events import EventsFile
@@ -534,8 +534,9 @@ class Run:
                 was = f"{name} {checkpoint.get(name)} there, {value} here"
                 raise InputError(f"{path} was trained on other data: {was}")
         try:
+            check_progress(checkpoint)
             for name, part in self.state.items():
-                part.load_state_dict(checkpoint[name])
+                load_part(part, checkpoint[name])
             self.step, self.best = checkpoint["step"], checkpoint["best"]
             self.names = checkpoint["names"]
             self.rows, self.window = checkpoint["rows"], list(checkpoint["window"].to(self.device))
@@ -553,12 +554,49 @@ class Run:
             plot({self.folder.name: rows}, panels, self.folder / file)
         pictures = sorted((self.folder / "samples").glob("epoch_*.png"))
         few = np.linspace(0, len(pictures) - 1, min(len(pictures), GIF_FRAMES)).round().astype(int)
-        frames = [captioned(Image.open(pictures[i])) for i in few]
+        frames = [captioned(pictures[i]) for i in few]
         if frames:
             save_gif(frames, self.folder / "training.gif", seconds=0.2, hold=2)
         print(f"{self.step:,} steps done; everything is in {self.folder}")
         path = shlex.quote(str(self.folder))
         print(f"to sample it: python generate.py --load_path {path} --grid_size 8")
+
+
+def check_progress(checkpoint: dict[str, Any]) -> None:
+    """ValueError where what a checkpoint says of a run's progress is not what save() writes."""
+    step, rows, names = checkpoint["step"], checkpoint["rows"], checkpoint["names"]
+    numbers = [checkpoint["best"], *(value for row in rows for value in row.values())]
+    if not (
+        type(step) is int and 0 <= step <= 10**12 and {type(x) for x in numbers} <= {int, float}
+    ):
+        raise ValueError("its step, best or rows are no numbers")
+    if not all({"step", "epoch"} <= row.keys() for row in rows):
+        raise ValueError("a row without its step or epoch")
+    if not all(isinstance(name, str) for name in {*names, *(name for row in rows for name in row)}):
+        raise ValueError("a name of a loss that is no text")
+    window = checkpoint["window"]
+    if window.shape != (len(window), len(names)) or window.dtype != torch.float32:
+        raise ValueError("a window that does not fit its names")
+
+
+def load_part(part: Any, saved: dict[str, Any]) -> None:
+    """Load a network's or an optimiser's state; ValueError where it is not one of this part."""
+    if isinstance(part, nn.Module):
+        part.load_state_dict(saved)
+        if not all(value.isfinite().all() for value in part.state_dict().values()):
+            raise ValueError("a weight that is not finite")
+        return
+    # The rates are those of the flags, which are the same: only the moments come from the file.
+    part.load_state_dict(saved | {"param_groups": part.state_dict()["param_groups"]})
+    moments = {"square_avg"} if isinstance(part, torch.optim.RMSprop) else {"exp_avg", "exp_avg_sq"}
+    for parameter, state in part.state.items():
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes != {"step": torch.Size()} | dict.fromkeys(moments, parameter.shape):
+            raise ValueError("an optimiser's state that does not fit")
+        if not all(
+            value.is_floating_point() and value.isfinite().all() for value in state.values()
+        ):
+            raise ValueError("an optimiser's state that is not finite")
 
 
 def fingerprint(images: Tensor) -> list[int]:
@@ -572,10 +610,11 @@ def extremes(images: Tensor) -> float:
     return ((images == 0) | (images == 255)).double().mean().item()
 
 
-def captioned(picture: Image.Image) -> Image.Image:
+def captioned(path: Path) -> Image.Image:
     """A sample picture, shrunk if it is large, under its epoch, which is in its file's name."""
-    epoch = int(Path(picture.filename).stem.split("_")[1])  # type: ignore[attr-defined]
-    picture = picture.reduce(math.ceil(max(picture.size) / GIF_SIDE))
+    epoch = int(path.stem.split("_")[1])
+    with opened(path, LARGE_PIXELS) as full:
+        picture = full.reduce(math.ceil(max(full.size) / GIF_SIDE))
     frame = Image.new("RGB", (picture.width, picture.height + 28), "white")
     frame.paste(picture, (0, 28))
     font = ImageFont.load_default(size=18)

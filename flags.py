@@ -9,6 +9,7 @@
 import argparse
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -125,9 +126,12 @@ def read_config(path: Path, script: str) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
         of_script, args = config["script"], dict(config["args"])
+        for text in filter(lambda value: isinstance(value, str), args.values()):
+            if b"\0" in os.fsencode(text):  # which itself refuses other text that names no file
+                raise ValueError("a name with a zero byte")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}): give a run's own") from None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise InputError(f"{path} is not the config.json of a run") from None
     if of_script != Path(script).stem:
         raise InputError(f"{path} is of {of_script}.py: run that script")
