@@ -554,7 +554,12 @@ class Run:
             plot({self.folder.name: rows}, panels, self.folder / file)
         pictures = sorted((self.folder / "samples").glob("epoch_*.png"))
         few = np.linspace(0, len(pictures) - 1, min(len(pictures), GIF_FRAMES)).round().astype(int)
-        frames = [captioned(pictures[i]) for i in few]
+        frames = []
+        for i in few:
+            try:
+                frames.append(captioned(pictures[i]))
+            except InputError as error:  # damaged since: no reason to end without the rest
+                self.warn(f"training.gif lacks a picture: {error}")
         if frames:
             save_gif(frames, self.folder / "training.gif", seconds=0.2, hold=2)
         print(f"{self.step:,} steps done; everything is in {self.folder}")

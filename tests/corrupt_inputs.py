@@ -1,0 +1,526 @@
+"""Damage what the commands read: each must refuse it in one line, soon, and lose nothing.
+
+    python tests/corrupt_inputs.py --cases 2000 --commands 220 --seed 0
+
+Every case damages one valid input and gives it to a command. The cases run in forks of this
+process, in which torch is loaded already; --commands more of them as the real commands. A case
+fails that ends otherwise than well or with code 2 and one line, that takes longer than LIMIT or
+GIGABYTE more memory than with the valid input, that changes or half-writes a file, or that runs
+what a pickle brought. The read-only ones run as `nobody` where this runs as root.
+"""
+
+import argparse
+import contextlib
+import gzip
+import hashlib
+import io
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import socket
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+import zlib
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.datasets import CIFAR10, MNIST
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import cdcgan
+import dcgan
+import demo
+import experiment
+import features
+import fid
+import files
+import generate
+import inception_score
+import vanilla_gan
+import wgan_gp
+from files import exit_on_input_error
+from tests.conftest import TINY, command
+from tests.damage import Case, make_bombs, spoil
+from tests.stand_ins import inception_state, random_images
+from tests.test_data import FILES, write_cifar
+
+# demo.py loads its model, finds this port taken and ends.
+TAKEN = socket.create_server(("", 0))
+PORT = TAKEN.getsockname()[1]
+FLAGS: dict[str, list[str]] = {}  # script: what its --help names
+LIMIT, GIGABYTE = 60, 1 << 30  # seconds, bytes
+NOBODY = 65534
+MODELS: dict[str, Any] = {
+    module.__name__: module for module in (vanilla_gan, dcgan, cdcgan, wgan_gp)
+}
+MAINS = {f"{name}.py": module.main for name, module in MODELS.items()} | {
+    f"{module.__name__}.py": module.main
+    for module in (generate, fid, inception_score, experiment, demo)
+}
+CPU = ["--device", "cpu"]
+FOLDER = ["--dataset", "folder", "--data_dir", "data", "--image_size", "28", *TINY, *CPU]
+CLASSIFIER = ["--dataset", "fashion_mnist", *CPU]
+NUMBERS = [
+    "-1",
+    "0",
+    "1",
+    "2",
+    "1000000000",
+    str(2**63),
+    str(10**30),
+    "1e400",
+    "nan",
+    "-inf",
+    "0x1",
+]
+WORDS = ["", " ", "\u00e4 \u65e5", "a" * 300, "..", "/dev/null/x", "-", "cuda:99", "meta", "0.5"]
+# Flags that do as told for ever: a width of 4096, 10^9 updates of D, a server.
+ENDLESS = {"--z_dim", "--ngf", "--ndf", "--n_critic", "--d_steps", "--port", "--max_steps"}
+
+
+# ---- kinds of input: each puts one into the case's folder and returns the command ----
+
+
+def idx(case: Case) -> list[str]:
+    data = case.take("idx", "data")
+    packed = case.rng.random() < 0.7
+    for path in data.glob("*.gz"):
+        if not packed:
+            path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+            path.unlink()
+    case.forged = case.rng.random() < 0.5
+    spoil(case, case.one_of(data, "*ubyte*"))
+    return ["fid.py", "mnist:test", "--save_stats", "out/s.npz", "--data_dir", "data", *CPU]
+
+
+def cifar(case: Case) -> list[str]:
+    data = case.take("cifar", "data")
+    case.forged = case.rng.random() < 0.5
+    if case.rng.random() < 0.5:  # its archive
+        with tarfile.open(data / CIFAR10.filename, "w:gz") as tar:
+            tar.add(data / CIFAR10.base_folder, CIFAR10.base_folder)
+        shutil.rmtree(data / CIFAR10.base_folder)
+    path = case.one_of(data, "*")
+    if path.suffix == ".gz" and case.harm and case.rng.random() < 0.5:
+        batch = case.rng.choice(["data_batch_1", "test_batch"])
+        names = [f"cifar-10-batches-py/{batch}", "elsewhere", "../up", "/tmp/absolute"]
+        with tarfile.open(path, "w:gz") as tar:  # links, other members, a bomb
+            entry = tarfile.TarInfo(case.rng.choice(names))
+            entry.type = case.rng.choice([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE])
+            entry.linkname, entry.size = "/etc/passwd", 0
+            if entry.isreg() and case.rng.random() < 0.5:
+                entry.size = 1 << 40  # said, not there
+            tar.addfile(entry)
+        case.did.append(f"{path.name}: {entry}")
+    else:
+        spoil(case, path)
+    return ["fid.py", "cifar10:test", "--save_stats", "out/s.npz", "--data_dir", "data", *CPU]
+
+
+def pictures(case: Case) -> list[str]:
+    data = case.take("data")
+    shutil.rmtree(data / ".cache")
+    spoil(case, case.one_of(data, "*.[pj][np]g"))
+    return ["cdcgan.py", *FOLDER, "--max_steps", "1"]
+
+
+def folder_of_images(case: Case) -> list[str]:
+    data = case.take("data/train/bag", "images")
+    spoil(case, case.one_of(data, "*.[pj][np]g"))
+    return ["fid.py", "images", "images", *CLASSIFIER]
+
+
+def decoded_cache(case: Case) -> list[str]:
+    data = case.take("data")
+    spoil(case, case.one_of(data / ".cache", "*.npy"))
+    return ["cdcgan.py", *FOLDER, "--max_steps", "1"]
+
+
+def checkpoint(case: Case) -> list[str]:
+    run = case.take(f"runs/{case.rng.choice(list(MODELS))}", "run")
+    if case.rng.random() < 0.5:
+        (run / "last.pt").replace(run / "best.pt")
+    path = next(run.glob("*.pt"))
+    spoil(case, path)
+    few = ["--num_images", "12", *CPU]
+    commands = [
+        ["generate.py", "--load_path", "run", "--save_path", "out", *CPU],
+        ["generate.py", "--load_path", str(path), "--save_path", "out", "--format", "npz", *few],
+        ["generate.py", "--load_path", "run", "--save_path", "out", "--interpolate", "2", *CPU],
+        ["fid.py", "run", "--dataset", "mnist", "--save_stats", "out.npz", *few],
+        ["inception_score.py", "run", "--dataset", "mnist", "--splits", "2", *few],
+        ["demo.py", "--load_path", "run", "--port", str(PORT), *CPU],
+        ["experiment.py", "export", "run", "out/mine.pt"],
+    ]
+    return case.rng.choice(commands)
+
+
+def resumed(case: Case) -> list[str]:
+    case.take("data")
+    script = case.rng.choice(list(MODELS))
+    run = case.take(f"runs/{script}", "run")
+    spoil(case, run / "last.pt" if case.rng.random() < 0.8 else case.one_of(run, "*"))
+    return [f"{script}.py", "--resume", "run", "--data_dir", "data", "--max_steps", "4", *CPU]
+
+
+def config(case: Case) -> list[str]:
+    case.take("data")
+    script = case.rng.choice(list(MODELS))
+    path = case.take(f"runs/{script}/config.json")
+    spoil(case, path)
+    argv = [f"{script}.py", "--config", str(path), "--data_dir", "data"]
+    return [*argv, "--out_dir", "out", "--max_steps", "1", *CPU]
+
+
+def metrics(case: Case) -> list[str]:
+    run = case.take(f"runs/{case.rng.choice(list(MODELS))}", "a $x_{ run")
+    spoil(case, run / "metrics.csv")
+    others = [str(case.take("runs/dcgan", "b"))] if case.rng.random() < 0.5 else []
+    return ["experiment.py", "plot", str(run), *others, "--save_path", "out"]
+
+
+def classifier(case: Case) -> list[str]:
+    data = case.take("data")
+    case.take("runs/cdcgan", "run")
+    spoil(case, case.one_of(data / ".cache", "*.pt"))
+    return ["generate.py", "--load_path", "run", "--neighbours", "3", "--data_dir", "data", *CPU]
+
+
+def inception(case: Case) -> list[str]:
+    case.take("images.npz")
+    spoil(case, case.take("inception.pt"))
+    return ["fid.py", "images.npz", "images.npz", "--inception_path", "inception.pt", *CPU]
+
+
+def statistics(case: Case) -> list[str]:
+    spoil(case, case.take("statistics.npz"))
+    return ["fid.py", "statistics.npz", "statistics.npz", *CLASSIFIER]
+
+
+def array(case: Case) -> list[str]:
+    spoil(case, case.take("images.npz"))
+    extra = case.rng.choice([[], ["--kid"], ["--prdc"]])
+    return ["fid.py", "images.npz", "images.npz", *CLASSIFIER, *extra]
+
+
+def flags(case: Case) -> list[str]:
+    """A valid command line and one to three flags with values that few would type."""
+    case.take("data")
+    for name in MODELS:
+        case.take(f"runs/{name}")
+    script = case.rng.choice([script for script in MAINS if FLAGS[script]])
+    valid = {
+        "generate.py": ["--load_path", "runs/cdcgan", "--save_path", "out", *CPU],
+        "fid.py": ["data/train/bag", "runs/cdcgan", "--num_images", "12", *CLASSIFIER],
+        "inception_score.py": ["runs/cdcgan", "--num_images", "12", *CLASSIFIER],
+        "demo.py": ["--load_path", "runs/cdcgan", *CPU],
+    }.get(script, [*FOLDER, "--out_dir", "out"])
+    last = {"demo.py": ["--port", str(PORT)]}.get(script, [])
+    last = ["--max_steps", "1"] if script[:-3] in MODELS else last
+    given = []
+    for _ in range(case.rng.randint(1, 3) if case.harm else 0):
+        flag = case.rng.choice(sorted(set(FLAGS[script]) - ENDLESS))
+        given += [flag, *case.rng.choice([[], *([x] for x in NUMBERS + WORDS)])]
+    case.did += given
+    return [script, *valid, *given, *last]
+
+
+def links(case: Case) -> list[str]:
+    data = case.take("data")
+    inside, rng = data / "train" / "bag", case.rng
+    if case.harm:
+        targets = [
+            "..",
+            ".",
+            "../coat",
+            "/etc",
+            "/dev/zero",
+            "/proc/self",
+            "nowhere",
+            "self",
+            "a.png",
+        ]
+        for name in ("self", "b.png", "c")[: rng.randint(1, 3)]:
+            os.symlink(target := rng.choice(targets), inside / name)
+            case.did.append(f"{name} -> {target}")
+    if rng.random() < 0.5:
+        return ["fid.py", "data/train/bag", "data/train/bag", *CLASSIFIER]
+    return ["cdcgan.py", *FOLDER, "--max_steps", "1"]
+
+
+def names(case: Case) -> list[str]:
+    """Folders with names that are no text, no option or too long."""
+    odd = [
+        "a b",
+        "\u00e4\u65e5\U0001f600",
+        os.fsdecode(b"\xff\xfe"),
+        "new\nline",
+        "-x",
+        "%s$x^{",
+        "[a]*",
+    ]
+    name = f"./{case.rng.choice([*odd, 'a' * 255, 'a' * 256])}" if case.harm else "plain"
+    case.did.append(repr(name))
+    where = name if len(name) < 250 else "data"
+    case.take("data", where)
+    case.take("runs/cdcgan", f"{where}-run")
+    commands = [
+        ["cdcgan.py", *FOLDER, "--data_dir", where, "--out_dir", f"{name}-out", "--max_steps", "1"],
+        ["cdcgan.py", "--resume", f"{where}-run", "--data_dir", name, "--max_steps", "4"],
+        ["generate.py", "--load_path", f"{name}-run", "--save_path", name, *CPU],
+        ["fid.py", f"{name}/train/bag", f"{where}-run", "--num_images", "12", *CLASSIFIER],
+        ["experiment.py", "plot", f"{where}-run", f"{name}-run", "--save_path", f"{name}-plot"],
+        ["fid.py", f"{where}-run", "--num_images", "9", "--save_stats", f"{name}.npz", *CLASSIFIER],
+    ]
+    return case.rng.choice(commands)
+
+
+def read_only(case: Case) -> list[str]:
+    """Folders that may not be written, files that may not be read: as `nobody`, not as root."""
+    data, run = case.take("data"), case.take("runs/cdcgan", "run")
+    closed = case.folder / "closed"
+    closed.mkdir()
+    (closed / "file").write_text("")
+    case.as_nobody = True
+    commands = [
+        ["cdcgan.py", *FOLDER, "--max_steps", "1", "--out_dir", "closed/runs"],
+        ["cdcgan.py", "--resume", "run", "--data_dir", "data", "--max_steps", "4", *CPU],
+        ["generate.py", "--load_path", "run", "--save_path", "closed/x.png", *CPU],
+        ["generate.py", "--load_path", "run/last.pt", "--save_path", "closed/file/x", *CPU],
+        ["fid.py", "data/train/bag", "--save_stats", "closed/s.npz", *CLASSIFIER],
+        ["experiment.py", "plot", "run"],
+        ["experiment.py", "export", "run", "closed/mine.pt"],
+        ["generate.py", "--load_path", "run", "--neighbours", "3", "--data_dir", "data", *CPU],
+    ]
+    if case.harm:
+        if case.rng.random() < 0.5:
+            shutil.rmtree(data / ".cache")
+        for path in (closed, *case.rng.sample([data, data / "train/bag", run], 2)):
+            path.chmod(mode := case.rng.choice([0o555, 0o555, 0o444, 0o000]))
+            case.did.append(f"{path.name} {mode:o}")
+        file = case.rng.choice([run / "last.pt", run / "config.json", run / "metrics.csv", data])
+        if case.rng.random() < 0.3:
+            file.chmod(0)
+            case.did.append(f"{file.name} 0")
+        return case.rng.choice(commands)
+    return commands[1]
+
+
+KINDS: list[Callable[[Case], list[str]]] = [
+    *(idx, cifar, pictures, folder_of_images, decoded_cache, checkpoint, checkpoint, checkpoint),
+    *(resumed, resumed, config, metrics, classifier, inception, statistics, array),
+    *(flags, flags, links, names, read_only),
+]
+
+
+# ---- running them ----
+def flags_of(script: str) -> list[str]:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        MAINS[script](["--help"])
+    return sorted(set(re.findall(r"(?<![\w-])--[a-z][a-z_\d-]*", printed.getvalue())) - {"--help"})
+
+
+def build(good: Path) -> None:
+    """One valid input of every kind, and the bombs."""
+    patch = pytest.MonkeyPatch()
+    (good / "idx").mkdir(parents=True)
+    for name, content in FILES["mnist"].items():
+        (good / "idx" / f"{name}.gz").write_bytes(gzip.compress(content))
+    digests = [hashlib.sha256(content).hexdigest() for content in FILES["mnist"].values()]
+    files.IDX_SHA256["mnist"] = tuple(digests)  # type: ignore[assignment]
+    write_cifar(good / "cifar" / CIFAR10.base_folder, patch)
+    # No network, and no data but what is here.
+    MNIST.mirrors, CIFAR10.url, files.SYSTEM_FOLDERS = [], "http://127.0.0.1:9/none", {}
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("test", 2)):
+        for label, name in enumerate(("bag", "coat", "shoe")):
+            folder = good / "data" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(80 * label, 80 * label + 80, (28, 28)).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.{'jpg' if i % 3 == 2 else 'png'}")
+    os.chdir(good)
+    for name, module in MODELS.items():
+        seen = ["--features", "classifier", "--eval_samples", "30"] if name == "cdcgan" else []
+        module.main([*FOLDER, *seen, "--max_steps", "3", "--out_dir", "runs", "--name", name])
+    generate.save_npz(random_images(12, 1, 28), torch.zeros(12), Path("images.npz"))
+    fid.main(["images.npz", "--save_stats", "statistics.npz", *CLASSIFIER])
+    torch.save(inception_state(), good / "inception.pt")
+    make_bombs(good / "bombs")
+
+
+def start(case: Case, argv: list[str], real: bool) -> int:
+    """Fork a process that runs the command in the case's folder, real or not; its id."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        log = os.open(case.folder.parent / f"{case.folder.name}.log", os.O_CREAT | os.O_WRONLY)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        os.chdir(case.folder)
+        if case.as_nobody and os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+        signal.alarm(LIMIT)  # ends this process; an alarm stays set in what it executes
+        # What would bring the machine down is refused by it: more than a fault needs to show.
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 8 * GIGABYTE,) * 2)
+        if real:
+            os.execv(sys.executable, command(*argv))
+        if case.forged:
+            forge(case.folder / "data")
+        sys.argv = argv
+        with exit_on_input_error():
+            MAINS[argv[0]](argv[1:])
+        code = 0
+    except SystemExit as error:
+        code = int(error.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def forge(data: Path) -> None:
+    """Make the checksums of damaged files the known ones: what reads them then sees the damage."""
+    known = list(files.IDX_SHA256["mnist"])
+    for i, name in enumerate(files.IDX_FILES):
+        if (data / name).exists():
+            known[i] = hashlib.sha256((data / name).read_bytes()).hexdigest()
+        with (
+            contextlib.suppress(OSError, EOFError, zlib.error),
+            gzip.open(data / f"{name}.gz") as file,
+        ):
+            known[i] = hashlib.sha256(file.read(files.LARGEST_IDX + 1)).hexdigest()
+    files.IDX_SHA256["mnist"] = tuple(known)  # type: ignore[assignment]
+    for listing in (CIFAR10.train_list, CIFAR10.test_list):
+        for entry in listing:
+            path = data / CIFAR10.base_folder / entry[0]
+            if path.exists():
+                entry[1] = hashlib.md5(path.read_bytes()).hexdigest()
+    if (data / CIFAR10.filename).exists():
+        CIFAR10.tgz_md5 = hashlib.md5((data / CIFAR10.filename).read_bytes()).hexdigest()
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return {path: hashlib.sha256(path.read_bytes()).digest() for path in found}
+
+
+def judge(case: Case, status: int, before: dict[Path, bytes]) -> str:
+    """What is wrong with how a case ended; "" if nothing is."""
+    code = os.waitstatus_to_exitcode(status)
+    log = case.folder.parent / f"{case.folder.name}.log"
+    lines = log.read_text(errors="replace").splitlines()
+    if code == -signal.SIGALRM:
+        return f"not ended after {LIMIT} s"
+    if code not in (0, 2) or any("Traceback" in line for line in lines):
+        return f"code {code}: {lines[-1] if lines else 'no output'}"
+    errors = [line for line in lines if re.match(r"([\w. ]+: )?error: ", line)]
+    if code == 2 and (len(errors) != 1 or lines[-1] != errors[0]):
+        return f"not one line: {lines[-3:]}"
+    after = contents(case.folder)
+    if [*case.folder.rglob(".*.part")]:
+        return "a half-written file stays"
+    if code == 2 and any(after.get(path) != digest for path, digest in before.items()):
+        return "a file was changed or removed"
+    if (case.folder.parent / "ran").exists():
+        (case.folder.parent / "ran").rmdir()
+        return "what the input brought was run"
+    return ""
+
+
+def campaign(cases: int, commands: int, seed: int, folder: Path) -> tuple[Counter, list[str]]:
+    """Run so many cases in forks, and more as commands; the figures, and a line for each fault."""
+    torch.set_num_threads(1)
+    features.LEAST_STEPS = 10
+    (folder / "home").mkdir()
+    os.environ |= {"HOME": f"{folder}/home", "XDG_CACHE_HOME": f"{folder}/home"}
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with contextlib.redirect_stdout(io.StringIO()):
+        build(folder / "good")
+    for path in (folder, folder / "home"):
+        path.chmod(0o777)
+    FLAGS.update({script: flags_of(script) for script in MAINS})
+    plan = [(f"valid-{i}", KINDS[i % len(KINDS)], False, False) for i in range(2 * len(KINDS))]
+    plan += [(f"case-{i}", KINDS[i % len(KINDS)], True, False) for i in range(cases)]
+    plan += [(f"command-{i}", KINDS[i % len(KINDS)], True, True) for i in range(commands)]
+    figures: Counter = Counter()
+    faults: list[str] = []
+    usual: Counter = Counter()  # the most memory that valid input of a kind took
+    running: dict[int, tuple] = {}
+
+    def end_one() -> None:
+        child, status, used = os.wait4(-1, 0)
+        case, kind, argv, before, began = running.pop(child)
+        seconds, peak = time.perf_counter() - began, used.ru_maxrss << 10
+        wrong = judge(case, status, before)
+        if not case.harm:
+            usual[kind] = max(usual[kind], peak)
+            wrong = wrong or ("valid, and refused" if status and argv[0] != "demo.py" else "")
+        elif not wrong and peak > usual[kind] + GIGABYTE:
+            wrong = f"{(peak - usual[kind]) >> 20} MB more than with valid input"
+        if case.harm:
+            figures[kind] += 1
+            figures["refused" if status else "harmless"] += 1
+            figures["MB above a valid run, at most"] = max(
+                figures["MB above a valid run, at most"], (peak - usual[kind]) >> 20
+            )
+            figures["s, at most"] = max(figures["s, at most"], round(seconds))
+        if wrong:
+            faults.append(f"{case.folder.name} {' '.join(argv)} [{'; '.join(case.did)}]: {wrong}")
+            print(repr(faults[-1])[:1000], flush=True)
+        shutil.rmtree(case.folder, ignore_errors=True)
+        (folder / f"{case.folder.name}.log").unlink()
+
+    for name, kind, harm, real in plan:
+        if name == "case-0":  # all valid runs are to have ended
+            while running:
+                end_one()
+        case = Case(folder / name, folder / "good", random.Random(f"{seed} {name}"), harm)
+        case.folder.mkdir()
+        argv = kind(case)
+        if case.as_nobody and os.geteuid() == 0:
+            for path in (case.folder, *case.folder.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+        before, began = contents(case.folder), time.perf_counter()
+        running[start(case, argv, real)] = (case, kind.__name__, argv, before, began)
+        if len(running) == (os.cpu_count() or 1):
+            end_one()
+    while running:
+        end_one()
+    return figures, faults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=2000)
+    parser.add_argument("--commands", type=int, default=220)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures, faults = campaign(args.cases, args.commands, args.seed, Path(folder).resolve())
+    print(", ".join(f"{name}: {figure}" for name, figure in figures.items()))
+    raise SystemExit(f"{len(faults)} faults" if faults else 0)
+
+
+if __name__ == "__main__":
+    main()
