@@ -107,6 +107,11 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
         args = resumed_args(parser, argv, Path(args.resume))
     if args.name is not None and not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", args.name):
         raise InputError(f"--name {args.name!r}: letters, digits and . _ + - only")
+    folder = args.resume or args.out_dir
+    try:
+        folder.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{folder!r} is not UTF-8: TensorBoard cannot write there") from None
     return args
 
 

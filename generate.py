@@ -108,7 +108,8 @@ def load_generator(
         ):
             raise ValueError(f"it cannot draw: {args}")
         with torch.device("meta"):  # without memory first: a small file may claim a huge network
-            network(**args).load_state_dict(checkpoint["ema"], assign=True)
+            # dict: a state's metadata would remember `assign`, and the next load do it, too.
+            network(**args).load_state_dict(dict(checkpoint["ema"]), assign=True)
         generator = network(**args)
         generator.load_state_dict(checkpoint["ema"])
         for name, value in generator.state_dict().items():

@@ -448,7 +448,9 @@ def judge(case: Case, status: int, before: dict[Path, bytes]) -> str:
     return ""
 
 
-def campaign(cases: int, commands: int, seed: int, folder: Path) -> tuple[Counter, list[str]]:
+def campaign(
+    cases: int, commands: int, seed: int, folder: Path, jobs: int
+) -> tuple[Counter, list[str]]:
     """Run so many cases in forks, and more as commands; the figures, and a line for each fault."""
     torch.set_num_threads(1)
     features.LEAST_STEPS = 10
@@ -503,7 +505,7 @@ def campaign(cases: int, commands: int, seed: int, folder: Path) -> tuple[Counte
                 os.chown(path, NOBODY, NOBODY)
         before, began = contents(case.folder), time.perf_counter()
         running[start(case, argv, real)] = (case, kind.__name__, argv, before, began)
-        if len(running) == (os.cpu_count() or 1):
+        if len(running) == jobs:
             end_one()
     while running:
         end_one()
@@ -515,9 +517,12 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--commands", type=int, default=220)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases at a time")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures, faults = campaign(args.cases, args.commands, args.seed, Path(folder).resolve())
+        figures, faults = campaign(
+            args.cases, args.commands, args.seed, Path(folder).resolve(), args.jobs
+        )
     print(", ".join(f"{name}: {figure}" for name, figure in figures.items()))
     raise SystemExit(f"{len(faults)} faults" if faults else 0)
 

@@ -243,9 +243,9 @@ def png_header(case: Case, path: Path) -> str:
 
 
 def picture_bomb(case: Case, path: Path) -> str:
-    """Every picture beside it, too: threads decode them at the same time."""
+    """Two beside it, too: threads decode them at the same time."""
     bomb = case.one_of(case.good / "bombs", "*.bomb")
-    for other in path.parent.glob("*.png"):
+    for other in (path, *sorted(path.parent.glob("*.png"))[:2]):
         shutil.copy(bomb, other)
     return bomb.name
 

@@ -1,18 +1,30 @@
 """Bad input: one clear line on standard error, exit code 2, no traceback, nothing lost."""
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 import cdcgan
+import demo
+import experiment
+import fid
 import generate
+import inception_score
+from data import load_dataset
+from evaluation import real_statistics
+from features import classifier_for
+from files import InputError, exit_on_input_error, user_cache
 from tests.conftest import TINY, refusal, run
+from tests.damage import inflating
+from tests.stand_ins import Payload, random_classifier, random_images
 
 Capture = pytest.CaptureFixture[str]
 
@@ -90,14 +102,6 @@ def test_flags_of_generate(argv: list[str], says: str, trained: Path, capsys: Ca
     assert says in refusal(generate.main, argv, capsys)
 
 
-class Payload:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.path,)
-
-
 def write_bad_checkpoint(kind: str, good: Path, path: Path) -> None:
     content = torch.load(good, weights_only=True)
     if kind == "cut":
@@ -118,6 +122,17 @@ def write_bad_checkpoint(kind: str, good: Path, path: Path) -> None:
         torch.save({**content, "generator_args": {**content["generator_args"], "ngf": 6}}, path)
     elif kind == "other arguments":
         torch.save({**content, "generator_args": {"depth": 6}}, path)
+    elif kind == "bomb":
+        inflating(path, {}, "last/data/0")
+    elif kind == "huge network":
+        args = {**content["generator_args"], "ngf": 4000}
+        torch.save({**content, "generator_args": args}, path)
+    elif kind == "huge tensor":
+        huge = torch.zeros(1).expand(1 << 20, 1 << 20)
+        torch.save({**content, "ema": {**content["ema"], "embed.weight": huge}}, path)
+    elif kind == "not finite":
+        weight = content["ema"]["embed.weight"] * float("nan")
+        torch.save({**content, "ema": {**content["ema"], "embed.weight": weight}}, path)
     elif kind == "no classes":
         torch.save({k: v for k, v in content.items() if k != "classes"}, path)
     elif kind == "other script":
@@ -129,7 +144,74 @@ def write_bad_checkpoint(kind: str, good: Path, path: Path) -> None:
 KINDS = [
     *("cut", "empty", "text", "pickle", "zipped pickle", "other project", "tensor"),
     *("other network", "other arguments", "no classes", "other script", "unknown script"),
+    *("bomb", "huge network", "huge tensor", "not finite"),
 ]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("command", ["generate", "fid", "score", "export", "demo", "resume"])
+def test_no_command_runs_what_a_checkpoint_brings(
+    command: str, zipped: bool, trained: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "run" / "last.pt"
+    shutil.copytree(trained, path.parent)
+    content = {**torch.load(path, weights_only=True), "ema": Payload(tmp_path / "ran")}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    mains: dict[str, tuple[Any, list[str]]] = {
+        "generate": (generate.main, ["--load_path", str(path)]),
+        "fid": (fid.main, [str(path.parent), "--save_stats", "s.npz", "--dataset", "mnist"]),
+        "score": (inception_score.main, [str(path), "--dataset", "mnist"]),
+        "export": (experiment.main, ["export", str(path.parent), str(tmp_path / "mine.pt")]),
+        "demo": (demo.main, ["--load_path", str(path.parent)]),
+        "resume": (cdcgan.main, ["--resume", str(path.parent)]),
+    }
+    assert "last.pt is refused" in refusal(*mains[command], capsys)
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "mine.pt").exists()
+
+
+def test_no_cache_of_a_folder_is_run(
+    trained: Path, pictures: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Its classifier is refused; its decoded images and the statistics are made anew."""
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder, ignore=lambda *_: [".cache"])
+    images = load_dataset("folder", folder, 28).train_images.clone()  # not the map of the cache
+    payload = np.empty(1, object)
+    payload[:] = [Payload(tmp_path / "ran")]
+    (cache,) = folder.glob(".cache/*.npy")
+    np.save(cache, payload)
+    assert torch.equal(load_dataset("folder", folder, 28).train_images, images)
+
+    path = classifier_for(load_dataset("folder", folder, 28), folder, torch.device("cpu"))
+    torch.save({**torch.load(path), "classes": Payload(tmp_path / "ran")}, path)
+    argv = ["--load_path", str(trained), "--neighbours", "2", "--data_dir", str(folder)]
+    assert str(path) in refusal(generate.main, argv, capsys)
+
+    network, few = random_classifier(), random_images(9, 1, 28)
+    before = set(user_cache().glob("statistics-*"))
+    real = real_statistics(network, few)
+    (saved,) = set(user_cache().glob("statistics-*")) - before
+    np.savez(saved, mu=payload, sigma=payload)
+    assert torch.equal(real_statistics(network, few).mean, real.mean)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow tells formats by their content and gives EPS, a program, to Ghostscript."""
+    program = tmp_path / "bin" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # it has not looked for it yet
+    folder = image_folder(tmp_path, "a.png", "b.png")
+    text = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 30\n%%EndComments\nshowpage\n"
+    (folder / "b.png").write_text(text)
+    with pytest.raises(InputError, match="b.png cannot be decoded"):
+        load_dataset("folder", folder, 28)
+    with pytest.raises(InputError, match="b.png cannot be decoded"):
+        list(fid.folder_images(folder, 2))
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,6 +235,36 @@ def test_resume_from_bad_checkpoints(
     assert str(path) in refusal(cdcgan.main, ["--resume", str(tmp_path / "run")], capsys)
     assert path.read_bytes() == before  # nothing is lost
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("step", "many"),
+        ("step", -1),
+        ("best", None),
+        ("rows", [{"d_loss": 1.0}]),
+        ("rows", [3]),
+        ("names", [1] * 7),
+        ("window", torch.zeros(2, 1)),
+        ("opt_g", {"state": {}, "param_groups": []}),
+        ("opt_g", {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": []}),
+        ("opt_d", 0),
+        ("random_state", {"cpu": torch.zeros(3)}),
+    ],
+)
+def test_resume_from_a_state_that_is_none(
+    key: str, value: object, trained: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    path = tmp_path / "run" / "last.pt"
+    shutil.copytree(trained, path.parent)
+    content = torch.load(path, weights_only=True)
+    if isinstance(value, dict) and "param_groups" in value and value["state"]:
+        value = {**content[key], **value, "param_groups": content[key]["param_groups"]}
+    torch.save({**content, key: value}, path)
+    before = {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
+    assert "does not fit" in refusal(cdcgan.main, ["--resume", str(path.parent)], capsys)
+    assert {file: file.read_bytes() for file in before} == before
 
 
 @pytest.mark.parametrize(
@@ -183,7 +295,8 @@ def test_resume_of_what_is_no_run(trained: Path, tmp_path: Path, capsys: Capture
     good = config.read_text()
     config.write_text(good.replace('"cdcgan"', '"dcgan"'))
     assert "dcgan.py" in refusal(cdcgan.main, ["--resume", str(tmp_path / "run")], capsys)
-    for bad in ("", "[]", "{}", good[:50], '{"script": "cdcgan", "args": 3}'):
+    no_name = good.replace('"out_dir": "', '"out_dir": "\\u0000')
+    for bad in ("", "[]", "{}", good[:50], '{"script": "cdcgan", "args": 3}', "[" * 10**5, no_name):
         config.write_text(bad)
         assert "config.json" in refusal(cdcgan.main, ["--resume", str(tmp_path / "run")], capsys)
     changed = json.loads(good)
@@ -204,6 +317,25 @@ def test_existing_runs_are_not_written_into(
 def test_out_dir_that_is_a_file(flags: list[str], tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "file").write_text("")
     assert "file" in refusal(cdcgan.main, [*flags, "--out_dir", str(tmp_path / "file")], capsys)
+
+
+def test_names_that_are_no_text(
+    trained: Path, flags: list[str], tmp_path: Path, capsys: Capture
+) -> None:
+    """A file's name may be any bytes. What can take them does, TensorBoard does not."""
+    odd = str(tmp_path / os.fsdecode(b"\xff\n"))
+    with exit_on_input_error():
+        generate.main(["--load_path", str(trained), "--save_path", odd])
+    assert Path(odd, "grid.png").is_file()
+    for argv in ([*flags, "--out_dir", odd], ["--resume", odd]):
+        assert "not UTF-8" in refusal(cdcgan.main, argv, capsys)
+
+
+@pytest.mark.parametrize("length", [256, 5000])
+def test_names_that_are_too_long(length: int, tmp_path: Path, capsys: Capture) -> None:
+    name = str(tmp_path / ("a" * length))
+    assert "no checkpoint" in refusal(generate.main, ["--load_path", name], capsys)
+    assert "is not there" in refusal(fid.main, [name, name, "--dataset", "mnist"], capsys)
 
 
 def test_save_path_below_a_file(trained: Path, tmp_path: Path, capsys: Capture) -> None:

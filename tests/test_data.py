@@ -13,6 +13,7 @@ import subprocess
 import tarfile
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ import features
 import files
 from data import Batches, class_index, load_dataset, to_float, to_uint8
 from files import InputError
+from tests.stand_ins import Payload
 
 
 @pytest.fixture(autouse=True)
@@ -431,14 +433,6 @@ def python2_pickle(batch: object) -> bytes:
     return buffer.getvalue().replace(b"numpy._core", b"numpy.core")
 
 
-class Payload:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.path),)
-
-
 def write_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch, first: object = None) -> np.ndarray:
     """Six batches of 5 images, their checksums made the known ones; returns the first images."""
     folder.mkdir(parents=True)
@@ -488,6 +482,33 @@ def test_cifar10_checksum_and_missing_batch(
     (folder / "data_batch_3").unlink()
     with pytest.raises(InputError, match="data_batch_3 is missing"):
         load_dataset("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "lacking", "link", "huge"])
+def test_cifar10_archive_with_a_forged_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    archive = tmp_path / CIFAR10.filename
+    with tarfile.open(archive, "w:gz") as tar:
+        name = "elsewhere" if damage == "lacking" else "data_batch_1"
+        entry = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+        entry.type = tarfile.SYMTYPE if damage == "link" else tarfile.REGTYPE
+        entry.size, entry.linkname = {"huge": 1 << 40, "cut": 100}.get(damage, 0), "/etc/passwd"
+        tar.addfile(entry)
+    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+    with pytest.raises(InputError, match="cifar-10-python.tar.gz is not CIFAR-10's archive"):
+        load_dataset("cifar10", tmp_path)
+    assert list(tmp_path.iterdir()) == [archive]
+
+
+def test_a_gzip_bomb_is_not_inflated(tmp_path: Path) -> None:
+    write_idx(tmp_path)
+    zeros = gzip.compress(bytes(1 << 24))
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(zeros * 640)  # 10 GB
+    start = time.monotonic()
+    with pytest.raises(InputError, match="train-images.*corrupt"):
+        load_dataset("mnist", tmp_path)
+    assert time.monotonic() - start < 10, "given up at the size that it should have"
 
 
 @pytest.mark.parametrize("downloaded", [True, False])
@@ -757,6 +778,14 @@ def damaged_link_to_folder(folder: Path) -> None:
     (folder / "culprit").symlink_to(flat(folder.parent / "outside"))
 
 
+def damaged_links_that_lead_to_each_other(folder: Path) -> None:
+    for name, other in (("culprit", "second"), ("second", "culprit")):
+        flat(folder / name)
+        (folder / name / "deeper").symlink_to(folder / other)
+    for file in folder.glob("*.png"):
+        file.unlink()
+
+
 def damaged_dangling(folder: Path) -> None:
     (folder / "culprit.png").symlink_to("nowhere.png")
 
@@ -782,15 +811,22 @@ def test_bad_folders_name_the_culprit(tmp_path: Path, damage: Callable[[Path], N
     assert not list(folder.glob(".cache/*")), "nothing half done stays"
 
 
-@pytest.mark.parametrize("pixels", [600, 1100])  # Pillow warns of up to twice its limit
-def test_decompression_bomb_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pixels: int
-) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    flat(tmp_path, 3, size=(20, 20), mode="RGB")
-    save(tmp_path / "culprit.png", size=(pixels // 10, 10))
-    with pytest.raises(InputError, match="culprit.*bomb"):
+@pytest.mark.parametrize("size", [(7072, 7072), (30_000, 30_000)])
+def test_decompression_bomb_is_an_error(tmp_path: Path, size: tuple[int, int]) -> None:
+    flat(tmp_path, 3, mode="RGB")
+    content = bytearray((tmp_path / "00.png").read_bytes())  # its header says another size
+    content[16:24] = b"".join(side.to_bytes(4, "big") for side in size)
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    (tmp_path / "culprit.png").write_bytes(content)
+    with pytest.raises(InputError, match="culprit.*(pixels, more than 50,000,000|bomb)"):
         load_dataset("folder", tmp_path, 28)
+
+
+def test_large_pictures_are_decoded_as_well(tmp_path: Path) -> None:
+    flat(tmp_path, 2)
+    save(tmp_path / "large.png", size=(4200, 4000))
+    images = load_dataset("folder", tmp_path, 28).train_images
+    assert images.shape == (2, 1, 28, 28) and images.unique().tolist() == [100]
 
 
 def test_missing_empty_and_single(tmp_path: Path) -> None:

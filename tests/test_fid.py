@@ -31,6 +31,7 @@ from fid import (
 from files import InputError
 from generate import save_images, save_npz
 from tests.conftest import refusal
+from tests.damage import inflating
 from tests.stand_ins import (
     Payload,
     classifier_checkpoint,
@@ -749,6 +750,15 @@ def test_bad_statistics(kind: str, command: Path, tmp_path: Path, capsys: Captur
         with pytest.raises(InputError, match="bad.npz"):
             load_statistics(tmp_path / "bad.npz", "test")
     assert not (tmp_path / "ran").exists()
+
+
+def test_archives_that_inflate(command: Path, tmp_path: Path, capsys: Capture) -> None:
+    for bomb in ("images.npy", "sigma.npy"):
+        inflating(tmp_path / "bad.npz", {}, bomb)
+        argv = [str(tmp_path / "bad.npz"), "real", "--dataset", "fashion_mnist"]
+        assert "bad.npz" in refusal(fid.main, argv, capsys)
+    with pytest.raises(InputError, match="bad.npz would unpack to 1,"):
+        load_statistics(tmp_path / "bad.npz", "test")
 
 
 def test_statistics_have_no_single_images(command: Path, tmp_path: Path, capsys: Capture) -> None:
