@@ -536,7 +536,7 @@ class Run:
         try:
             check_progress(checkpoint)
             for name, part in self.state.items():
-                load_part(part, checkpoint[name])
+                load_part(part, checkpoint[name], checkpoint["step"])
             self.step, self.best = checkpoint["step"], checkpoint["best"]
             self.names = checkpoint["names"]
             self.rows, self.window = checkpoint["rows"], list(checkpoint["window"].to(self.device))
@@ -584,8 +584,8 @@ def check_progress(checkpoint: dict[str, Any]) -> None:
         raise ValueError("a window that does not fit its names")
 
 
-def load_part(part: Any, saved: dict[str, Any]) -> None:
-    """Load a network's or an optimiser's state; ValueError where it is not one of this part."""
+def load_part(part: Any, saved: dict[str, Any], step: int) -> None:
+    """Load a network's or an optimiser's state; ValueError where it is not that after `step`."""
     if isinstance(part, nn.Module):
         part.load_state_dict(saved)
         if not all(value.isfinite().all() for value in part.state_dict().values()):
@@ -593,6 +593,8 @@ def load_part(part: Any, saved: dict[str, Any]) -> None:
         return
     # The rates are those of the flags, which are the same: only the moments come from the file.
     part.load_state_dict(saved | {"param_groups": part.state_dict()["param_groups"]})
+    if bool(part.state) != bool(step):
+        raise ValueError("an optimiser without its moments")
     moments = {"square_avg"} if isinstance(part, torch.optim.RMSprop) else {"exp_avg", "exp_avg_sq"}
     for parameter, state in part.state.items():
         shapes = {name: value.shape for name, value in state.items()}

@@ -327,7 +327,8 @@ def test_names_that_are_no_text(
     with exit_on_input_error():
         generate.main(["--load_path", str(trained), "--save_path", odd])
     assert Path(odd, "grid.png").is_file()
-    for argv in ([*flags, "--out_dir", odd], ["--resume", odd]):
+    shutil.copytree(trained, Path(odd, "run"))
+    for argv in ([*flags, "--out_dir", odd], ["--resume", f"{odd}/run"]):
         assert "not UTF-8" in refusal(cdcgan.main, argv, capsys)
 
 
