@@ -130,7 +130,7 @@ def read_config(path: Path, script: str) -> dict[str, Any]:
     """The arguments in a run's config.json. InputError if it is none, or another script's."""
     try:
         config = json.loads(path.read_text())
-        of_script, args = config["script"], dict(config["args"])
+        of_script, args = config["script"], config["args"] | {}  # TypeError for what is no dict
         for text in filter(lambda value: isinstance(value, str), args.values()):
             if b"\0" in os.fsencode(text):  # which itself refuses other text that names no file
                 raise ValueError("a name with a zero byte")

@@ -163,7 +163,8 @@ def config(case: Case) -> list[str]:
     script = case.rng.choice(list(MODELS))
     path = case.take(f"runs/{script}/config.json")
     spoil(case, path)
-    argv = [f"{script}.py", "--config", str(path), "--data_dir", "data"]
+    # Without the data set, which nothing is to fetch here.
+    argv = [f"{script}.py", "--config", str(path), "--dataset", "folder", "--data_dir", "data"]
     return [*argv, "--out_dir", "out", "--max_steps", "1", *CPU]
 
 
