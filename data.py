@@ -48,9 +48,10 @@ MOST_PIXELS = 50_000_000  # of a picture: a few KB may claim to be gigabytes
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses over twice this, and warns of the rest
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 LARGE_PIXELS, LARGE = 1 << 24, threading.Lock()  # larger ones are decoded one at a time
-# What Pillow reads without another program: it gives EPS, which is a program, to Ghostscript.
+# What Pillow reads by itself: it gives EPS, which is a program, to Ghostscript.
+Image.preinit()  # the common ones, which are then tried first
 Image.init()
-FORMATS = sorted(set(Image.ID) - {"EPS"})
+FORMATS = [name for name in Image.ID if name != "EPS"]
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # what Windows leaves in a folder of pictures
 
 

@@ -227,6 +227,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         # Bound here: werkzeug would end the program by itself, and say it in three lines.
         listener = socket.create_server((args.host, args.port), backlog=128)
+    except TypeError:  # from the encoding of a name that cannot be one
+        raise InputError(f"--host {args.host[:80]}: no machine can be called so") from None
     except OSError as error:
         advice = "; try another --port" if error.errno == errno.EADDRINUSE else ""
         reason = f"{error.strerror or error}{advice}"

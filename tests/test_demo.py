@@ -174,6 +174,7 @@ def test_bad_starts(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     load = ["--load_path", str(checkpoint), "--device", "cpu"]
     assert "--port 70000" in refusal(demo.main, [*load, "--port", "70000"], capsys)
     assert "nowhere.invalid" in refusal(demo.main, [*load, "--host", "nowhere.invalid"], capsys)
+    assert "called so" in refusal(demo.main, [*load, "--host", "\u00e4..b"], capsys)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert f"--port {port}" in refusal(demo.main, [*load, "--port", port], capsys)

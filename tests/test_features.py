@@ -31,6 +31,7 @@ from features import (
 )
 from files import InputError
 from tests.conftest import CLASSES, refusal
+from tests.damage import inflating
 from tests.stand_ins import (
     Payload,
     classifier_checkpoint,
@@ -242,8 +243,9 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty.pth").touch()
     torch.save([1, 2, 3], tmp_path / "list.pth")
     torch.save({"state": Payload(tmp_path / "ran")}, tmp_path / "payload.pth")
+    inflating(tmp_path / "bomb.pth", {}, "bomb/data/0")
     (tmp_path / "folder.pth").mkdir()
-    for name in ("half", "text", "empty", "list", "payload", "folder", "nowhere"):
+    for name in "half text empty list payload bomb folder nowhere".split():
         with pytest.raises(InputError) as refused:
             load_inception(tmp_path / f"{name}.pth")
         message = str(refused.value)
@@ -353,8 +355,13 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
     torch.save({name: good[name] for name in good if name != "label"}, tmp_path / "nameless.pt")
     torch.save([good], tmp_path / "list.pt")
     torch.save({**good, "label": Payload(tmp_path / "ran")}, tmp_path / "payload.pt")
+    inflating(tmp_path / "bomb.pt", {}, "bomb/data/0")
+    torch.save({**good, "image_size": 10**9}, tmp_path / "size.pt")
+    state = {**good["state"], "linear.weight": torch.zeros(1).expand(1 << 20, 1 << 20)}
+    torch.save({**good, "state": state}, tmp_path / "huge.pt")
     load_classifier(tmp_path / "good.pt")
-    for name in "half text weightless classes channels nameless list payload nowhere".split():
+    bad = "half text weightless classes channels nameless list payload bomb size huge nowhere"
+    for name in bad.split():
         with pytest.raises(InputError) as refused:
             load_classifier(tmp_path / f"{name}.pt")
         message = str(refused.value)
