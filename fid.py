@@ -315,6 +315,8 @@ def load_statistics(path: Path, features: str) -> Gaussian:
             mean, cov = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
             n = int(arrays["n"]) or None if "n" in arrays else None
             made_by = str(arrays["features"]) if "features" in arrays else features
+    except InputError:
+        raise
     except Exception:  # not an .npz, cut short, other arrays, or holding objects
         raise InputError(f"{path} does not hold statistics: mu and sigma") from None
     if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
