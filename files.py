@@ -197,7 +197,7 @@ def check_npz(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max(1 << 28, 100 * os.path.getsize(path)):
-        raise InputError(f"{path} would unpack to {unpacked:,} bytes: it is no set of images")
+        raise InputError(f"{path} would unpack to {unpacked:,} bytes: no images or statistics do")
 
 
 def download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
