@@ -250,7 +250,7 @@ def test_large_pictures_make_smaller_gifs(tmp_path: Path) -> None:
     path = tmp_path / "epoch_0007.png"
     for side, expected in (GIF_SIDE, GIF_SIDE), (GIF_SIDE + 2, GIF_SIDE // 2 + 1):
         Image.new("RGB", (side, 60), "red").save(path)
-        frame = experiment.captioned(Image.open(path))
+        frame = experiment.captioned(path)
         assert frame.width == expected and frame.getpixel((expected - 1, 29)) == (255, 0, 0)
 
 
