@@ -242,10 +242,11 @@ class Run:
             f"going on at step {self.step:,} of {self.total_steps:,}" if self.step else "new run"
         )
         print(f"{stands} on {self.device}, in {self.folder}")
-        print(f"to watch it: tensorboard --logdir {shlex.quote(str(self.folder.parent))}")
+        print(
+            f"to watch it: tensorboard --logdir {shlex.quote(str(self.folder.parent))}", flush=True
+        )
         if self.device.type != "cpu":
             print(f"on {self.device.type} a run does not repeat to the bit: only on a CPU")
-        sys.stdout.flush()
         if self.step == 0:
             picture = np.asarray(draw_grid(self.real_examples(), ROWS, self.row_names))
             self.writer.add_image("images/real", picture, 0)

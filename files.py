@@ -68,7 +68,10 @@ class InputError(Exception):
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """An InputError inside becomes one line on standard error, exit code 2; Ctrl-C: 130."""
+    """An InputError inside becomes one line on standard error, exit code 2; Ctrl-C: 130.
+
+    Where the reader of standard output goes away, as head does: 141, what a shell calls SIGPIPE.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -79,6 +82,9 @@ def exit_on_input_error() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own last flush
+        raise SystemExit(141) from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,11 +18,12 @@ import data
 import experiment
 import fid
 import generate
+import vanilla_gan
 from data import load_dataset
 from events import EventsFile
 from files import ABANDONED, InputError, locked, remove_abandoned, user_cache
 from generate import read_checkpoint
-from tests.conftest import TINY, refusal
+from tests.conftest import TINY, command, refusal
 from tests.kill_runs import start, survive
 from tests.long_run import long_flags, measure
 from tests.test_experiment import assert_same_run
@@ -255,6 +257,20 @@ def test_steps_that_a_kill_makes_a_run_repeat_show_once_in_tensorboard(tmp_path:
     ]
 
 
+@pytest.mark.slow
+def test_output_whose_reader_goes_away(flags: list[str], tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("cdcgan.py", *flags, "--name", "run"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
 def test_a_user_without_a_home_has_a_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -269,7 +285,7 @@ def test_a_user_without_a_home_has_a_cache_folder(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 def test_2000_steps_take_no_more_memory_and_files_than_500(pictures: Path, tmp_path: Path) -> None:
-    growth = measure(cdcgan, long_flags(pictures, tmp_path), 2000)
+    growth = measure(vanilla_gan, long_flags(pictures, tmp_path), 2000)
     assert len(growth.seconds) == 2000
     assert growth.memory[-1] < growth.memory[0] + 10, growth.memory
     assert growth.handles[-1] == growth.handles[0], growth.handles
