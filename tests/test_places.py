@@ -68,9 +68,14 @@ def test_auto_prefers_a_gpu(
     cuda: int, mps: int, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[torch.device] = []
+
+    def zeros(_: int, device: torch.device) -> torch.Tensor:
+        asked.append(device)
+        return torch.ones(1)
+
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
-    monkeypatch.setattr(torch, "zeros", lambda *_, device: asked.append(device) or torch.ones(1))
+    monkeypatch.setattr(torch, "zeros", zeros)
     assert pick_device("auto") == torch.device(expected) == asked[0]
 
 
