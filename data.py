@@ -95,9 +95,10 @@ def load_dataset(
     if image_size is not None and image_size not in IMAGE_SIZES:
         sizes = ", ".join(map(str, IMAGE_SIZES))
         raise InputError(f"--image_size {image_size} is not supported: choose one of {sizes}")
-    for folder in (Path(data_dir), Path(data_dir, name), Path(data_dir, ".cache"), user_cache()):
-        remove_abandoned(folder)
     try:
+        places = (Path(data_dir), Path(data_dir, name), Path(data_dir, ".cache"), user_cache())
+        for place in places:
+            remove_abandoned(place)
         if name == "folder":
             return _load_folder(Path(data_dir), image_size or 64, classes)
         kept = torch.tensor(_kept_classes(CLASSES[name], classes))
@@ -105,8 +106,8 @@ def load_dataset(
         arrays = load(Path(data_dir), fetch)
         images, labels, test_images, test_labels = map(torch.from_numpy, arrays)
     except OSError as error:
-        place, reason = error.filename or data_dir, error.strerror or error
-        raise InputError(f"cannot use {place}: {reason}; check --data_dir {data_dir}") from error
+        where, reason = error.filename or data_dir, error.strerror or error
+        raise InputError(f"cannot use {where}: {reason}; check --data_dir {data_dir}") from error
 
     def select(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if len(kept) < len(CLASSES[name]):

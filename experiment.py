@@ -13,7 +13,7 @@ Between two steps the run logs, draws and saves. What it leaves in runs/<name>/:
     metrics.csv    losses and the like: what repeats to the bit (on a CPU: see Run)
     timing.csv     seconds and images/s an epoch: what does not
     events.*       the same for TensorBoard, with pictures and hyperparameters
-    samples/       epoch_0001.png, ...: the same z at every epoch
+    samples/       epoch_0001.png, ...: the same z, after every epoch or, in long runs, every few
     last.pt        the last checkpoint: networks, optimisers, random state
     best.pt        the checkpoint with the smallest distance to the test images
     losses.png, metrics.png, training.gif           at the end

@@ -5,6 +5,7 @@ cannot be used is an InputError. load_idx and load_cifar10 find a data set where
 it: in --data_dir, then on the system, then from mirrors, then from Debian's package.
 """
 
+import errno
 import gzip
 import hashlib
 import http.client
@@ -82,9 +83,14 @@ def exit_on_input_error() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for Python's own last flush
-        raise SystemExit(141) from None
+    except OSError as error:  # of a print: what concerns files is an InputError by now
+        if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python's own last flush fails again
+        if error.errno == errno.EPIPE:
+            raise SystemExit(141) from None
+        print(f"error: the output cannot be written ({error.strerror})", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -188,13 +189,15 @@ def test_a_run_that_is_training_is_not_resumed_beside_itself(
     child = start(
         cdcgan.main, [*flags, "--name", folder.name, "--epochs", "1000"], tmp_path / "log"
     )
-    while not (folder / "samples" / "epoch_0001.png").exists():
-        assert os.waitpid(child, os.WNOHANG) == (0, 0), (tmp_path / "log").read_text()
-        time.sleep(0.01)
-    line = refusal(cdcgan.main, ["--resume", str(folder)], capsys)
-    assert f"{folder} is in use: another process trains in it" in line
-    os.kill(child, 9)  # with the process goes its lock
-    os.waitpid(child, 0)
+    try:
+        while not (folder / "samples" / "epoch_0010.png").exists():
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), (tmp_path / "log").read_text()
+            time.sleep(0.01)
+        line = refusal(cdcgan.main, ["--resume", str(folder)], capsys)
+        assert f"{folder} is in use: another process trains in it" in line
+    finally:
+        os.kill(child, signal.SIGKILL)  # with the process goes its lock
+        os.waitpid(child, 0)
     cdcgan.main(["--resume", str(folder), "--max_steps", "30"])
     assert read_checkpoint(folder / "last.pt")["step"] >= 30
 
@@ -240,6 +243,8 @@ def test_what_is_abandoned_is_removed_and_nothing_else(
     assert {path.name for path in before - after} == {".old.npy.123.part", ".cifar10-old.part"}
     assert len(before - after) == 6 and after < before
     remove_abandoned(tmp_path / "absent")  # is no error
+    with pytest.raises(InputError, match="too long"):
+        load_dataset("folder", tmp_path / ("x" * 300), 28)
 
 
 def test_steps_that_a_kill_makes_a_run_repeat_show_once_in_tensorboard(tmp_path: Path) -> None:
@@ -258,17 +263,18 @@ def test_steps_that_a_kill_makes_a_run_repeat_show_once_in_tensorboard(tmp_path:
 
 
 @pytest.mark.slow
-def test_output_whose_reader_goes_away(flags: list[str], tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        command("cdcgan.py", *flags, "--name", "run"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=tmp_path,
-    )
-    assert process.stdout and process.stderr
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait() == 141
+def test_output_that_cannot_be_written(flags: list[str], tmp_path: Path) -> None:
+    """Whoever reads it has gone, as with `| head`, or it goes to a file on a full disk."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    full = "error: the output cannot be written (No space left on device)\n"
+    for output, code, said in (writing, 141, ""), (os.open("/dev/full", os.O_WRONLY), 2, full):
+        argv = command("cdcgan.py", *flags, "--name", f"run{code}")
+        pipe = subprocess.PIPE
+        end = subprocess.run(argv, stdout=output, stderr=pipe, text=True, cwd=tmp_path)
+        os.close(output)
+        assert (end.returncode, end.stderr) == (code, said)
+        assert read_checkpoint(tmp_path / f"run{code}" / "last.pt")["step"] == 0
 
 
 def test_a_user_without_a_home_has_a_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
