@@ -31,7 +31,7 @@ from tqdm import tqdm
 from data import CLASSES, LARGE_PIXELS, list_images, load_dataset, opened
 from device import autocast_for, pick_device
 from features import FEATURES, ClassifierFeatures, InceptionFeatures, load_features
-from files import InputError, check_npz, exit_on_input_error, writing
+from files import InputError, assembling, check_npz, exit_on_input_error
 from generate import CHUNK, load_generator, noise, sample
 
 FeatureNetwork = InceptionFeatures | ClassifierFeatures
@@ -333,8 +333,8 @@ def load_statistics(path: Path, features: str) -> Gaussian:
 
 def save_statistics(gaussian: Gaussian, path: Path, features: str) -> None:
     mu, sigma = gaussian.mean.numpy(), gaussian.cov.numpy()
-    with writing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, mu=mu, sigma=sigma, n=gaussian.n or 0, features=features)
+    with assembling(path) as buffer:
+        np.savez(buffer, mu=mu, sigma=sigma, n=gaussian.n or 0, features=features)
 
 
 def is_statistics(source: str) -> bool:

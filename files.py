@@ -161,15 +161,22 @@ def writing(path: Path) -> Iterator[Path]:
         raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
 
 
-def save_tensors(content: dict[str, Any], path: Path) -> None:
-    """Write what torch.load reads with weights_only=True: whole, or not at all and InputError.
+@contextmanager
+def assembling(path: Path) -> Iterator[io.BytesIO]:
+    """writing() by way of memory, for torch's and numpy's archives.
 
-    By way of memory: where a disk fills up, torch's own writer ends in a RuntimeError.
+    Where the disk fills up under their writers, these end in errors of their own on top of it.
     """
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    yield buffer
     with writing(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
+
+
+def save_tensors(content: dict[str, Any], path: Path) -> None:
+    """Write what torch.load reads with weights_only=True: whole, or not at all and InputError."""
+    with assembling(path) as buffer:
+        torch.save(content, buffer)
 
 
 def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from data import class_index, load_dataset, to_uint8
 from device import NOISE, pick_device, seeded
-from files import InputError, exit_on_input_error, load_tensors, writing
+from files import InputError, assembling, exit_on_input_error, load_tensors, writing
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it
@@ -309,8 +309,8 @@ def save_npz(images: Tensor, labels: Tensor | None, path: Path) -> None:
     arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).squeeze(3).numpy()}
     if labels is not None:
         arrays["labels"] = labels.numpy()
-    with writing(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, **arrays)
+    with assembling(path) as buffer:
+        np.savez_compressed(buffer, **arrays)
 
 
 def walk(generator: nn.Module, z: Tensor, labels: Tensor | None, seed: int) -> list[Tensor]:
