@@ -6,7 +6,7 @@ Every case damages one valid input and gives it to a command. The cases run in f
 process, in which torch is loaded already; --commands more of them as the real commands. A case
 fails that ends otherwise than well or with code 2 and one line, that takes longer than LIMIT or
 GIGABYTE more memory than with the valid input, that changes or half-writes a file, or that runs
-what a pickle brought. The read-only ones run as `nobody` where this runs as root.
+what a pickle brought. The read-only ones run as `nobody` where this runs as root, in forks only.
 """
 
 import argparse
@@ -433,7 +433,9 @@ def campaign(args: argparse.Namespace, folder: Path) -> tuple[Counter, list[str]
     FLAGS.update({script: flags_of(script) for script in MAINS})
     plan = [(f"valid-{i}", KINDS[i % len(KINDS)], False, False) for i in range(2 * len(KINDS))]
     plan += [(f"case-{i}", KINDS[i % len(KINDS)], True, False) for i in range(args.cases)]
-    plan += [(f"command-{i}", KINDS[i % len(KINDS)], True, True) for i in range(args.commands)]
+    # `nobody` may not be let into the folder of an interpreter that is root's.
+    real = [kind for kind in KINDS if kind is not read_only]
+    plan += [(f"command-{i}", real[i % len(real)], True, True) for i in range(args.commands)]
     plan = [entry for entry in plan if args.only in (None, entry[0])]
     figures: Counter = Counter()
     faults: list[str] = []
@@ -463,7 +465,7 @@ def campaign(args: argparse.Namespace, folder: Path) -> tuple[Counter, list[str]
         shutil.rmtree(case.folder, ignore_errors=True)
         (folder / f"{case.folder.name}.log").unlink()
 
-    for i, (name, kind, harm, real) in enumerate(plan):
+    for i, (name, kind, harm, is_real) in enumerate(plan):
         while i == 2 * len(KINDS) and running:  # the valid ones first, to the end
             end_one()
         rng = random.Random(f"{args.seed} {name}")
@@ -474,7 +476,7 @@ def campaign(args: argparse.Namespace, folder: Path) -> tuple[Counter, list[str]
             for path in (case.folder, *case.folder.rglob("*")):
                 os.chown(path, NOBODY, NOBODY)
         before, began = contents(case.folder), time.perf_counter()
-        running[start(case, argv, real)] = (case, kind.__name__, argv, before, began)
+        running[start(case, argv, is_real)] = (case, kind.__name__, argv, before, began)
         if len(running) == args.jobs:
             end_one()
     while running:
