@@ -44,7 +44,7 @@ CLASSES = {
 }
 KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
 CACHE_VERSION = 1  # of the decoded folder: raise it when decoding changes
-MOST_PIXELS = 50_000_000  # of a picture: a few KB may claim to be gigabytes
+MOST_PIXELS = 25_000_000  # of a picture: a few KB may claim to be gigabytes
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses over twice this, and warns of the rest
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 LARGE_PIXELS, LARGE = 1 << 24, threading.Lock()  # larger ones are decoded one at a time
