@@ -45,7 +45,7 @@ CLASSES = {
 KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
 CACHE_VERSION = 1  # of the decoded folder: raise it when decoding changes
 MOST_PIXELS = 25_000_000  # of a picture: a few KB may claim to be gigabytes
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # Pillow refuses over twice this, and warns of the rest
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns of up to twice this: opened() refuses
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 LARGE_PIXELS, LARGE = 1 << 24, threading.Lock()  # larger ones are decoded one at a time
 # What Pillow reads by itself: it gives EPS, which is a program, to Ghostscript.

@@ -811,7 +811,7 @@ def test_bad_folders_name_the_culprit(tmp_path: Path, damage: Callable[[Path], N
     assert not list(folder.glob(".cache/*")), "nothing half done stays"
 
 
-@pytest.mark.parametrize("size", [(7072, 7072), (30_000, 30_000)])
+@pytest.mark.parametrize("size", [(5001, 5000), (30_000, 30_000)])
 def test_decompression_bomb_is_an_error(tmp_path: Path, size: tuple[int, int]) -> None:
     flat(tmp_path, 3, mode="RGB")
     content = bytearray((tmp_path / "00.png").read_bytes())  # its header says another size
