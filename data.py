@@ -407,7 +407,7 @@ def _decode(path: Path, channels: int, size: int) -> np.ndarray:
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
         if image.has_transparency_data:
-            image = image.convert("RGBA")
+            image = image if image.mode == "RGBA" else image.convert("RGBA")  # that would copy
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if channels == 1 else "RGB")
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
