@@ -43,8 +43,8 @@ CLASSES = {
     "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
 }
 KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
-CACHE_VERSION = 1  # of the decoded folder: raise it when decoding changes
-MOST_PIXELS = 25_000_000  # of a picture: a few KB may claim to be gigabytes
+CACHE_VERSION = 2  # of the decoded folder: raise it when decoding changes
+MOST_PIXELS = 1 << 26  # of a picture: a few KB may claim to be gigabytes
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns of up to twice this: opened() refuses
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 LARGE_PIXELS, LARGE = 1 << 24, threading.Lock()  # larger ones are decoded one at a time
@@ -404,6 +404,9 @@ def _decode(path: Path, channels: int, size: int) -> np.ndarray:
     with opened(path) as image, _turn(image):
         image.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a half, quarter, eighth
         ImageOps.exif_transpose(image, in_place=True)
+        factor = min(image.size) // (4 * size)
+        if factor > 1 and image.mode in ("L", "LA", "RGB", "RGBA"):  # copies of it are then small
+            image = image.reduce(factor)
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
         if image.has_transparency_data:

@@ -283,9 +283,9 @@ def make_bombs(folder: Path) -> None:
     """A few KB that inflate to gigabytes, and pictures as large as data.py lets through."""
     folder.mkdir()
     (folder / "gz").write_bytes(gzip.compress(CHUNK) * (BOMB // len(CHUNK)))
-    Image.new("RGBA", (5000, 5000)).save(folder / "clear.bomb", "PNG")
+    Image.new("RGBA", (8100, 8100)).save(folder / "clear.bomb", "PNG")
     Image.new("L", (13_000, 13_000)).save(folder / "grey.bomb", "PNG")
-    Image.new("RGB", (6000, 4100)).save(folder / "colour.bomb", "JPEG", progressive=True)
+    Image.new("RGB", (9000, 7000)).save(folder / "colour.bomb", "JPEG", progressive=True)
     inflating(folder / "npz", {}, "images.npy", npy_header((BOMB // 784, 28, 28), "|u1"))
     mean = npy_header((128,), "<f8") + bytes(1024)
     inflating(folder / "statistics", {"mu.npy": mean}, "sigma.npy", npy_header((BOMB // 8,), "<f8"))
