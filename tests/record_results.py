@@ -26,9 +26,9 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs/results.jsonl"
 COLUMNS = ("fcd", "score", "class_share", "precision", "recall", "density", "coverage")
 HEAD = """\
-| script | data | seeds | epochs | CPU minutes | images/s | GB | FCD | score | in class | \
+| script | data | seeds | epochs | CPU minutes | images/s | FCD | score | in class | \
 precision | recall | density | coverage |
-|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
 
 
 def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> dict[str, Any]:
@@ -83,15 +83,12 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         values = [run[name] for run in runs if run[name] is not None]
         if not values:
             return ""
-        spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
+        spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and digits else ""
         return f"{mean(values):,.{digits}f}{spread}"
 
     lines = [HEAD]
     for (script, data, epochs), runs in groups.items():
-        cost = [
-            f"{mean(run[name] for run in runs):,.{digits}f}"
-            for name, digits in (("cpu_minutes", 0), ("images_per_second", 0), ("gigabytes", 1))
-        ]
+        cost = [cell(runs, "cpu_minutes", 0), cell(runs, "images_per_second", 0)]
         quality = [cell(runs, name, 2) for name in COLUMNS]
         cells = [f"`{script}.py`", data, str(len(runs)), str(epochs), *cost, *quality]
         lines.append(f"| {' | '.join(cells)} |")
