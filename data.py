@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import threading
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -43,7 +44,7 @@ CLASSES = {
     "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
 }
 KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
-CACHE_VERSION = 2  # of the decoded folder: raise it when decoding changes
+CACHE_VERSION = 1  # of the decoded folder: raise it when decoding changes
 MOST_PIXELS = 1 << 26  # of a picture: a few KB may claim to be gigabytes
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns of up to twice this: opened() refuses
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -274,33 +275,41 @@ def _load_folder(data_dir: Path, size: int, wanted: str | None) -> Dataset:
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
-    """What is in `folder`, sorted, hidden files left out.
-
-    InputError for a link out of `root`, or to a folder, which might be one that it lies in.
-    """
+    """What is in `folder`, sorted, hidden files left out; InputError for a link out of `root`."""
     entries = []
     with os.scandir(folder) as found:
         for entry in sorted(found, key=lambda entry: entry.name):
             if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
                 continue
-            if entry.is_symlink():
-                inside = Path(os.path.realpath(entry.path)).is_relative_to(root)
-                if entry.is_dir() or not inside:
-                    where = "to a folder" if inside else f"out of {root}"
-                    raise InputError(f"{entry.path} links {where}: copy the images there instead")
+            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
+                raise InputError(f"{entry.path} links out of {root}: copy the images there instead")
             entries.append(entry)
     return entries
 
 
-def list_images(folder: Path, root: Path) -> Iterator[Path]:
-    """The images in and below `folder`, sorted; InputError for a file that is no image."""
+def list_images(folder: Path, root: Path, seen: set[str] | None = None) -> Iterator[Path]:
+    """The images in and below `folder`, sorted; InputError for a file that is no image.
+
+    Likewise for a folder that links lead to twice: it might be one that it lies in.
+    """
+    seen, place = seen or set(), os.path.realpath(folder)
+    if place in seen:
+        raise InputError(f"{folder} is {place} again: remove the link")
+    seen.add(place)
     for entry in _entries(folder, root):
         if entry.is_dir():
-            yield from list_images(Path(entry.path), root)
+            yield from list_images(Path(entry.path), root, seen)
         elif entry.is_file() and Path(entry.name).suffix.lower() in Image.registered_extensions():
             yield Path(entry.path)
         else:
             raise InputError(f"{entry.path} is not an image: remove it or move it elsewhere")
+
+
+def is_name(text: object) -> bool:
+    """Whether a class can be called so: it is written into pictures and files' names."""
+    controls = ("Cc", "Cs")  # control characters, and bytes that are no text
+    fits = isinstance(text, str) and len(text) < 256
+    return fits and not any(unicodedata.category(c) in controls for c in str(text))
 
 
 def _list_classes(folder: Path, root: Path) -> dict[str, list[Path]]:
@@ -311,6 +320,9 @@ def _list_classes(folder: Path, root: Path) -> dict[str, list[Path]]:
     for entry in entries:
         if not entry.is_dir():
             raise InputError(f"{entry.path} lies beside class folders: move it into one or away")
+    for entry in entries:
+        if not is_name(entry.name):
+            raise InputError(f"{folder} has a class {entry.name!r}: give it a name of plain text")
     listing = {entry.name: list(list_images(Path(entry.path), root)) for entry in entries}
     for name, paths in listing.items():
         if not paths:
@@ -381,7 +393,8 @@ def opened(path: Path, most: int = MOST_PIXELS) -> Iterator[Image.Image]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > most:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {most:,}")
+                size = f"{image.width} x {image.height} pixels, more than {most:,}"
+                raise InputError(f"{path} is too large ({size}): shrink it or remove it")
             yield image
     except InputError:
         raise
@@ -404,13 +417,13 @@ def _decode(path: Path, channels: int, size: int) -> np.ndarray:
     with opened(path) as image, _turn(image):
         image.draft(None, (2 * size, 2 * size))  # large JPEGs: decode at a half, quarter, eighth
         ImageOps.exif_transpose(image, in_place=True)
-        factor = min(image.size) // (4 * size)
-        if factor > 1 and image.mode in ("L", "LA", "RGB", "RGBA"):  # copies of it are then small
-            image = image.reduce(factor)
+        if image.has_transparency_data and image.mode != "RGBA":
+            image = image.convert("RGBA")
+        if image.width * image.height > LARGE_PIXELS and image.mode in ("L", "RGB", "RGBA"):
+            image = image.reduce(max(1, min(image.size) // (4 * size)))  # copies are small, then
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-        if image.has_transparency_data:
-            image = image if image.mode == "RGBA" else image.convert("RGBA")  # that would copy
+        if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if channels == 1 else "RGB")
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)

@@ -31,6 +31,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,8 @@ class Run:
     def begin(self) -> None:
         """Put into the folder what it has before the first step."""
         for unfinished in self.folder.rglob(".*.part"):  # of a process that was killed
-            unfinished.unlink()
+            with suppress(OSError):
+                unfinished.unlink()
         self.write_config()
         self.writer = EventsFile(self.folder, purge_step=self.step + 1)
         self.save()  # from here on the run can be resumed
@@ -553,7 +555,10 @@ class Run:
         rows = [*self.rows, self.window_row()] if self.window else self.rows
         for file, panels in (("losses.png", LOSSES), ("metrics.png", METRICS)):
             plot({self.folder.name: rows}, panels, self.folder / file)
-        pictures = sorted((self.folder / "samples").glob("epoch_*.png"))
+        drawn = (self.folder / "samples").glob("epoch_*.png")
+        pictures = sorted(
+            (p for p in drawn if p.stem[6:].isdecimal()), key=lambda p: int(p.stem[6:])
+        )
         few = np.linspace(0, len(pictures) - 1, min(len(pictures), GIF_FRAMES)).round().astype(int)
         frames = []
         for i in few:

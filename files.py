@@ -77,6 +77,8 @@ def exit_on_input_error() -> Iterator[None]:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
+        if sys.stdout:
+            sys.stdout.flush()
     except InputError as error:
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         raise SystemExit(2) from None
@@ -215,7 +217,7 @@ def check_npz(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
-    if unpacked > max(1 << 28, 100 * os.path.getsize(path)):
+    if unpacked > max(1 << 29, 100 * os.path.getsize(path)):
         raise InputError(f"{path} would unpack to {unpacked:,} bytes: no images or statistics do")
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from data import class_index, load_dataset, to_uint8
+from data import class_index, is_name, load_dataset, to_uint8
 from device import NOISE, pick_device, seeded
 from files import InputError, assembling, exit_on_input_error, load_tensors, writing
 
@@ -88,11 +88,6 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if content["script"] not in SCRIPTS:
         raise InputError(f"{path} is of {content['script']!r}, which is not {', '.join(SCRIPTS)}")
     return content
-
-
-def is_name(text: Any) -> bool:
-    """Whether a class can be called so: it is written into pictures and files' names."""
-    return isinstance(text, str) and text.isprintable() and len(text) < 256
 
 
 def load_generator(

@@ -22,7 +22,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from typing import ParamSpec, TypeVar
 
@@ -75,6 +75,14 @@ def process_group() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if store.add("errors", 1) > 1:
             raise SystemExit(2) from None
+        raise
+    except SystemExit:
+        # Say, of argparse: every process meets it, and the first is to print before any ends.
+        if rank == 0:
+            store.set("said", "")
+        else:
+            with suppress(RuntimeError):
+                store.wait(["said"], timedelta(minutes=1))
         raise
     dist.destroy_process_group()
 

@@ -411,8 +411,11 @@ def judge(case: Case, status: int, before: dict[Path, bytes]) -> str:
     after = contents(case.folder)
     if [*case.folder.rglob(".*.part")]:
         return "a half-written file stays"
-    if code == 2 and any(after.get(path) != digest for path, digest in before.items()):
-        return "a file was changed or removed"
+    changed = {path.name for path, digest in before.items() if after.get(path) != digest}
+    if errors and "is whole, from before" in errors[0]:  # a resumed run that diverged: it had begun
+        changed &= {"last.pt", "best.pt"}
+    if code == 2 and changed:
+        return f"changed or removed: {', '.join(sorted(changed))}"
     if (case.folder.parent / "ran").exists():
         (case.folder.parent / "ran").rmdir()
         return "what the input brought was run"

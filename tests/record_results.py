@@ -13,7 +13,6 @@ import csv
 import datetime
 import json
 import os
-import resource
 import shlex
 import subprocess
 import sys
@@ -33,6 +32,8 @@ precision | recall | density | coverage |
 
 def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> dict[str, Any]:
     """Train with a script's command line `argv` in the folder `out`; what there is to say of it."""
+    import resource  # not on Windows
+
     command = [sys.executable, *argv, "--out_dir", str(out), "--name", "run"]
     subprocess.run(command, cwd=ROOT, check=True)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # before fid.py: the most so far

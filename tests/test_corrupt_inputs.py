@@ -1,5 +1,6 @@
 """A tenth of what corrupt_inputs.py tries when it is run by hand."""
 
+import re
 import subprocess
 import sys
 
@@ -15,4 +16,5 @@ def test_damaged_input_is_refused() -> None:
     argv = [sys.executable, script, "--cases", "195", "--commands", "5"]
     end = subprocess.run(argv, capture_output=True, text=True)
     assert end.returncode == 0, end.stdout + end.stderr
-    assert "refused: 1" in end.stdout  # a hundred and more: not everything was harmless
+    refused = re.search(r"refused: (\d+)", end.stdout)
+    assert refused and int(refused[1]) >= 100, end.stdout  # not everything was harmless

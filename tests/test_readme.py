@@ -100,6 +100,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         small_world(patch, stage)
         main = importlib.import_module("cdcgan").main
         main([*TINY.split(), "--max_steps", "60", "--name", "RUN", "--device", "cpu"])
+        samples = ["--num_images", "150", "--save_path", "t.npz"]
+        importlib.import_module("generate").main(["--load_path", "runs/RUN", *samples])
     for name in {*re.findall(r"runs/([A-Z]+)\b", TEXT)} - {"RUN"}:
         shutil.copytree(stage / "runs/RUN", stage / "runs" / name)
     return stage
@@ -140,7 +142,7 @@ def test_the_answers_code_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> 
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert blocks
     for block in blocks:
-        exec(block.replace("10_000", "50").replace('["critic"]', '["discriminator"]'), {})
+        exec(block.replace("10_000", "50").replace('["critic"]', '["generator"]'), {})
 
 
 @pytest.mark.parametrize("line", OURS)
@@ -162,6 +164,10 @@ def test_every_command_runs(line: str, stage: Path, monkeypatch: pytest.MonkeyPa
             main()
     else:
         main()
+
+
+def test_nothing_is_left_to_fill_in() -> None:
+    assert not re.findall(r"@@\w*@@", TEXT)
 
 
 def test_the_flags_of_the_reference_are_the_parsers() -> None:
