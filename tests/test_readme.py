@@ -84,7 +84,9 @@ def test_every_command_has_its_script_and_flags() -> None:
 
 def test_every_flag_in_the_text_is_one_of_a_script() -> None:
     scripts = sorted({words[1] for words in commands() if not words[1].startswith("tests/")})
-    others = " --logdir --table --kills --index-url --standalone --nproc_per_node "
+    others = (
+        " --logdir --table --kills --cases --commands --index-url --standalone --nproc_per_node "
+    )
     known = "".join(help_of(script) for script in scripts) + others
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", TEXT)):
         assert re.search(rf"{flag}\b", known), flag
@@ -146,13 +148,17 @@ def test_the_answers_code_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("line", OURS)
-def test_every_command_runs(line: str, stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_runs(
+    line: str, stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small_world(monkeypatch, stage)
     # Not Inception, whose features of these few pictures would take minutes.
     monkeypatch.setattr("features.load_inception", lambda path=None: random_classifier(3, 32))
     monkeypatch.setattr(demo.ThreadedWSGIServer, "serve_forever", lambda server: None)
     script, *argv = shlex.split(line)
     argv += BUDGET.get(script, "").split()
+    if BUDGET.get(script) == TINY and "--resume" not in argv:
+        argv += ["--out_dir", str(tmp_path)]  # two runs of one second would have the same name
     if "--resume" in argv:
         argv = [*argv[: argv.index("--max_steps")], "--max_steps", "62"]
     if script == "generate.py" and "--num_images" in argv:
