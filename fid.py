@@ -264,13 +264,13 @@ def folder_images(folder: Path, batch_size: int) -> Iterator[Tensor]:
         raise InputError(f"{folder} cannot be read ({error.strerror or error})") from None
     if not paths:
         raise InputError(f"{folder} holds no images")
-    with opened(paths[0]) as image:
+    with opened(paths[0], LARGE_PIXELS) as image:
         size = image.size
     step = at_once(size[0] * size[1], batch_size)
     for start in range(0, len(paths), step):
         arrays = []
         for path in paths[start : start + step]:
-            with opened(path) as image:
+            with opened(path, LARGE_PIXELS) as image:
                 if image.mode[0] in "IF":  # 16 bits and floats: convert() would clip them
                     raise ValueError(f"its pixels are {image.mode}, not 8 bits")
                 if image.size != size:

@@ -415,7 +415,7 @@ def judge(case: Case, status: int, before: dict[Path, bytes]) -> str:
     if errors and "is whole, from before" in errors[0]:  # a resumed run that diverged: it had begun
         changed &= {"last.pt", "best.pt"}
     if code == 2 and changed:
-        return f"changed or removed: {', '.join(sorted(changed))}"
+        return f"changed or removed: {', '.join(sorted(changed))}; {lines[-1]}"
     if (case.folder.parent / "ran").exists():
         (case.folder.parent / "ran").rmdir()
         return "what the input brought was run"
