@@ -462,12 +462,6 @@ def campaign(args: argparse.Namespace, folder: Path) -> tuple[Counter, list[str]
                 figures["MB above a valid run, at most"], (peak - usual[kind]) >> 20
             )
             figures["s, at most"] = max(figures["s, at most"], round(seconds))
-        if wrong and not case.harm and args.cases and "again" not in case.folder.name:
-            # Seen once, on a busy machine, and never since: a fault is what happens twice.
-            print(f"tried again: {case.folder.name} {wrong}", flush=True)
-            figures["valid, tried again"] += 1
-            plan.append((f"{case.folder.name}-again", globals()[kind], False, False))
-            wrong = ""
         if wrong:
             faults.append(f"{case.folder.name} {' '.join(argv)} [{'; '.join(case.did)}]: {wrong}")
             print(repr(faults[-1])[:1000], flush=True)
