@@ -30,7 +30,7 @@ class Case:
     rng: random.Random
     harm: bool = True
     did: list[str] = field(default_factory=list)
-    as_nobody: bool = False
+    obeys_modes: bool = False
     forged: bool = False  # the checksums of the data sets are those of the damaged files
 
     def take(self, name: str, to: str | None = None) -> Path:
