@@ -647,6 +647,32 @@ def test_class_folders(tmp_path: Path) -> None:
         load_dataset("folder", tmp_path, classes="cow")
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", os.fsdecode(b"\xff")])
+def test_class_names_are_text(tmp_path: Path, name: str) -> None:
+    """They are printed, drawn and sent to browsers."""
+    flat(tmp_path / "plain", 2)
+    flat(tmp_path / name, 2)
+    with pytest.raises(InputError, match="give it a name of plain text"):
+        load_dataset("folder", tmp_path, 28)
+
+
+def test_class_names_of_any_language(tmp_path: Path) -> None:
+    names = ("a b", "x" * 255, "\u5168\u3000\u89d2")  # the last with a full-width space
+    for name in names:
+        flat(tmp_path / name, 2)
+    dataset = load_dataset("folder", tmp_path, 28, classes=f"{names[2]},{names[0]}")
+    assert dataset.classes == (names[0], names[2])
+
+
+def test_links_within_the_folder_are_followed(tmp_path: Path) -> None:
+    flat(tmp_path / "all" / "cat", 3)
+    flat(tmp_path / "all" / "dog", 3)
+    (tmp_path / "all" / "cat" / "more").symlink_to(tmp_path / "all" / "dog")
+    dataset = load_dataset("folder", tmp_path / "all", 28)
+    labels = torch.cat([dataset.train_labels, dataset.test_labels])
+    assert labels.bincount().tolist() == [6, 3]
+
+
 def test_one_class_folder_is_one_class(tmp_path: Path) -> None:
     flat(tmp_path / "train" / "cat", 3)  # "train" alone is a split, so its folder is the class
     assert load_dataset("folder", tmp_path).classes == ("cat",)
