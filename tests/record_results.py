@@ -2,6 +2,7 @@
 
     python tests/record_results.py dcgan.py --dataset fashion_mnist --epochs 5 --seed 1
     python tests/record_results.py --table          # the README's table, of what is recorded
+    python tests/record_results.py --curve runs/RUN --patch r1   # a run that has been, in docs/
 
 Runs the script as given, then its best checkpoint through fid.py with all metrics, and appends one
 line to docs/results.jsonl. Minutes are of processor time, all threads together and evaluation
@@ -22,7 +23,7 @@ from statistics import mean, stdev
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "docs/results.jsonl"
+RESULTS, CURVES = ROOT / "docs/results.jsonl", ROOT / "docs/curves.jsonl"
 COLUMNS = ("fcd", "score", "class_share", "precision", "recall", "density", "coverage")
 HEAD = """\
 | script | data | seeds | epochs | CPU minutes | images/s | FCD | score | in class | \
@@ -96,8 +97,26 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def recorded() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+def curve(run: Path, patch: str) -> dict[str, Any]:
+    """A run's hyperparameters and its FCD after every epoch; `patch`: of docs/answers, or ""."""
+    sys.path.insert(0, str(ROOT))
+    from experiment import NO_HYPERPARAMETERS  # not for --table, which is to be quick
+
+    config = json.loads((run / "config.json").read_text())
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("fcd")]
+    passing = NO_HYPERPARAMETERS | {"epochs", "features", "eval_samples"}
+    return {
+        "script": config["script"],
+        "patch": patch,
+        "args": {name: v for name, v in config["args"].items() if name not in passing},
+        "fcd": [round(float(row["fcd"]), 3) for row in rows],
+        "commit": config["commit"],
+    }
+
+
+def recorded(file: Path = RESULTS) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def main() -> None:
@@ -105,6 +124,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", action="store_true", help="print the table, train nothing")
+    parser.add_argument("--curve", type=Path, help="a run folder to record, training nothing")
+    parser.add_argument("--patch", default="", help="of docs/answers, that the run was made with")
     parser.add_argument("--label", help="the data's name in the table")
     parser.add_argument("--machine", default="", help="what it runs on, in the table's words")
     parser.add_argument("--keep", type=Path, default=Path("runs/recorded"), help="run folders")
@@ -112,6 +133,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.table:
         print(table(recorded()))
+        return
+    if args.curve:
+        with CURVES.open("a") as file:
+            file.write(json.dumps(curve(args.curve, args.patch)) + "\n")
         return
     name = "-".join(part.lstrip("-").replace("/", "_") for part in args.argv)
     result = record(args.argv, args.label, args.machine, (args.keep / name).resolve())

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import json
 import re
 import shlex
 import shutil
@@ -16,7 +17,9 @@ import torch
 
 import data
 import demo
-from tests import flags_table, record_results
+import fid
+import generate
+from tests import flags_table, record_results, what_metrics_see
 from tests.conftest import ROOT, make_pictures
 from tests.stand_ins import random_classifier, random_images
 
@@ -182,3 +185,97 @@ def test_the_flags_of_the_reference_are_the_parsers() -> None:
 
 def test_the_results_table_is_what_was_recorded() -> None:
     assert record_results.table(record_results.recorded()) in TEXT
+
+
+def curve(script: str, argv: str = "", patch: str = "") -> list[float]:
+    """After every epoch of the recorded run that had these flags; `patch`: of docs/answers."""
+    args = vars(importlib.import_module(script).parse_args(shlex.split(argv)))
+    for run in record_results.recorded(record_results.CURVES):
+        same = all(args[name] == value for name, value in run["args"].items())
+        if (run["script"], run["patch"]) == (script, patch) and same:
+            return run["fcd"]
+    raise LookupError(f"no run of {script}.py {argv} {patch} is recorded")
+
+
+def rows_of(page: str, title: str) -> list[list[str]]:
+    """The cells of the table whose first row begins like `title`."""
+    table = PAGES[ROOT / "docs" / page].partition(f"\n{title}")[2].partition("\n\n")[0]
+    assert table, (page, title)
+    lines = table.splitlines()[2:]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_failures_are_as_recorded() -> None:
+    """And the answers' patches, with which the same run ended elsewhere."""
+    for name, argv, shown in rows_of("failures.md", "| | flags | FCD |"):
+        found = curve("vanilla_gan", argv.strip("`"))[5]
+        assert float(shown) == pytest.approx(found, abs=0.05 if found > 10 else 0.005), name
+    exercises = PAGES[ROOT / "docs/exercises.md"]
+    for patch in ("saturating-loss", "least-squares", "r1"):
+        shown = f"FCD {curve('vanilla_gan', patch=patch)[5]:.2f} after 6 epochs instead of 4.31"
+        assert shown in exercises.partition(f"answers/{patch}.patch")[2][:100].replace("\n", " ")
+    for patch in ("hinge", "mixed-batch"):
+        paper = "--norm batch --beta1 0.5 --beta2 0.999 --lr_g 2e-4 --lr_d 2e-4"
+        first, second = curve("dcgan", paper if patch == "mixed-batch" else "", patch)
+        assert re.search(
+            rf"FCD {first:.1f}.{{,40}}and ({second:.1f}|{second:.2f})", TEXT, re.DOTALL
+        )
+
+
+def test_the_tried_defaults_are_as_recorded() -> None:
+    for batch, rates, betas, dropout, *shown in rows_of(
+        "reference.md", "| batch | lr G / D | Adam"
+    ):
+        (lr_g, lr_d), (beta1, beta2) = rates.split(" / "), betas.split(", ")
+        adam = f"--batch_size {batch} --lr_g {lr_g} --lr_d {lr_d} --beta1 {beta1} --beta2 {beta2}"
+        found = curve("vanilla_gan", f"{adam} --dropout {dropout}")
+        compare(shown, [found[epoch - 1] for epoch in (1, 2, 4, 8) if epoch <= len(found)])
+    for flags, *shown, _ in rows_of("reference.md", "| | 1 | 2 | 3 | 4 | s an epoch |"):
+        compare(shown, curve("dcgan", flags.strip("`") if "--" in flags else ""))
+
+
+def compare(shown: list[str], found: list[float]) -> None:
+    """Cells with as many digits as they like, those of epochs not trained empty."""
+    shown = [cell for cell in shown if cell]
+    digits = [len(cell.partition(".")[2]) for cell in shown]
+    assert shown == [f"{value:.{n}f}" for value, n in zip(found, digits, strict=True)]
+
+
+@pytest.mark.data
+def test_what_the_metrics_see_is_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of the rows, measured anew; the last digit is left to other machines' rounding."""
+    kept = ("memorising", "noise")
+    what_metrics_see.main(kept)
+    found = [line.strip("|").split("|") for line in capsys.readouterr().out.splitlines()[2:]]
+    shown = [r for r in rows_of("course.md", "| fault | FCD |") if r[0].startswith(kept)]
+    assert len(shown) == len(found) == len(kept)
+    for ours, theirs in zip(shown, found, strict=True):
+        assert ours[0] == theirs[0].strip()
+        numbers = [[float(cell.strip(" %")) for cell in row[1:]] for row in (ours, theirs)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=0.01, abs=0.005), ours[0]
+
+
+@pytest.mark.data
+def test_what_the_pretrained_generator_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Too few samples, and a wider z: one column and one row of two tables, measured anew."""
+    pretrained = str(ROOT / "pretrained/cdcgan-fashion_mnist.pt")
+
+    def answer(source: str, *argv: str) -> dict[str, float]:
+        fid.main(["fashion_mnist:test", source, *argv, "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    (_, *few), *_ = rows_of("failures.md", "| samples | 100 | 300 |")
+    assert float(few[0]) == pytest.approx(
+        answer(pretrained, "--num_images", "100")["fcd"], rel=0.01
+    )
+    wide = next(row for row in rows_of("exercises.md", "| factor of z |") if row[0] == "1.2")
+    samples = str(tmp_path / "t.npz")
+    argv = ["--num_images", "10000", "--truncation", "1.2", "--save_path", samples]
+    generate.main(["--load_path", pretrained, *argv])
+    capsys.readouterr()
+    found = answer(samples, "--prdc")
+    names = ("fcd", "precision", "recall", "density", "coverage")
+    shown = [float(cell) for cell in wide[1:]]
+    assert shown == pytest.approx([found[name] for name in names], rel=0.02, abs=0.005)

@@ -44,7 +44,8 @@ def faults(images: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
-def main() -> None:
+def main(only: tuple[str, ...] = ("",)) -> None:
+    """Print the table, of the faults whose names begin so."""
     dataset = load_dataset("fashion_mnist")
     network = load_features("classifier", "fashion_mnist")
     statistics, real, _ = extract(dataset.test_images.split(500), network, keep=True)
@@ -52,6 +53,8 @@ def main() -> None:
     print("| fault | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
     kinds = faults(dataset.train_images[:N], dataset.train_labels[:N])
     for name, (images, labels) in kinds.items():
+        if not name.startswith(only):
+            continue
         found, fake, logits = extract(images.split(500), network, keep=True)
         row = [
             f"{frechet_distance(statistics.gaussian(), found.gaussian()):.3f}",
