@@ -372,22 +372,26 @@ def save_classifier(dataset: Dataset, label: str, network: Classifier, path: Pat
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--dataset", required=True, choices=("mnist", "fashion_mnist", "cifar10", "folder"))
     add("--data_dir", default="data")
-    add("--image_size", type=int, help="of a folder")
+    add("--image_size", type=int, choices=IMAGE_SIZES, help="of a folder")
     add("--label", help="what the classifier is called (default: the data set's name)")
     add("--save_path", help="default: pretrained/classifier-DATASET.pt")
     add("--epochs", type=int, default=15)
     add("--seed", type=int, default=0)
     add("--device", default="auto")
     args = parser.parse_args(argv)
-    if args.epochs < 1 or not 0 <= args.seed < 2**63:
-        raise InputError("--epochs: give at least 1; --seed: a number from 0 to 2^63 - 1")
+    if not (1 <= args.epochs <= 10_000 and 0 <= args.seed < 2**63):
+        raise InputError("--epochs: give 1 to 10,000; --seed: a number from 0 to 2^63 - 1")
     device = pick_device(args.device)
     dataset = load_dataset(args.dataset, args.data_dir, args.image_size)
+    if len(dataset.classes) < 2:
+        raise InputError(f"{args.data_dir} has no classes to train a classifier on")
     network = train_classifier(dataset, args.epochs, args.seed, device)
     path = Path(args.save_path or PRETRAINED / f"classifier-{args.dataset}.pt")
     save_classifier(dataset, args.label or args.dataset, network, path)

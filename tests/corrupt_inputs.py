@@ -63,11 +63,12 @@ PORT = TAKEN.getsockname()[1]
 FLAGS: dict[str, list[str]] = {}  # script: what its --help names
 LIMIT, GIGABYTE = 60, 1 << 30  # seconds of work, bytes
 MODELS = {module.__name__: module for module in (vanilla_gan, dcgan, cdcgan, wgan_gp)}
-OTHERS = (generate, fid, inception_score, experiment, demo)
+OTHERS = (generate, fid, inception_score, experiment, features, demo)
 MAINS = {f"{module.__name__}.py": module.main for module in (*MODELS.values(), *OTHERS)}
 CPU = ["--device", "cpu"]
 FOLDER = ["--dataset", "folder", "--data_dir", "data", "--image_size", "28", *TINY, *CPU]
 CLASSIFIER = ["--dataset", "fashion_mnist", *CPU]
+TRAINED = ["features.py", *FOLDER[:6], "--epochs", "1", "--save_path", "out/c.pt", *CPU]
 NUMBERS = ["-1", *"0 1 2 1000000000 9223372036854775808 1e400 nan -inf 0x1 0.5".split(), "9" * 30]
 WORDS = ["", " ", "\u00e4 \u65e5", "a" * 300, *".. /dev/null/x - cuda:99 meta".split()]
 # Flags that do as told for ever: a width of 4096, 10^9 updates of D, a server.
@@ -117,7 +118,7 @@ def pictures(case: Case) -> list[str]:
     data = case.take("data")
     shutil.rmtree(data / ".cache")
     spoil(case, case.one_of(data, "*.[pj][np]g"))
-    return ["cdcgan.py", *FOLDER, "--max_steps", "1"]
+    return case.rng.choice([["cdcgan.py", *FOLDER, "--max_steps", "1"], TRAINED])
 
 
 def folder_of_images(case: Case) -> list[str]:
@@ -211,6 +212,7 @@ def flags(case: Case) -> list[str]:
         "fid.py": ["data/train/bag", "runs/cdcgan", "--num_images", "12", *CLASSIFIER],
         "inception_score.py": ["runs/cdcgan", "--num_images", "12", *CLASSIFIER],
         "demo.py": ["--load_path", "runs/cdcgan", *CPU],
+        "features.py": TRAINED[1:],
     }.get(script, [*FOLDER, "--out_dir", "out"])
     last = {"demo.py": ["--port", str(PORT)]}.get(script, [])
     last = ["--max_steps", "1"] if script[:-3] in MODELS else last
@@ -274,13 +276,14 @@ def read_only(case: Case) -> list[str]:
     if case.harm:
         if case.rng.random() < 0.5:
             shutil.rmtree(data / ".cache")
-        for path in (closed, *case.rng.sample([data, data / "train/bag", run], 2)):
-            path.chmod(mode := case.rng.choice([0o555, 0o555, 0o444, 0o000]))
-            case.did.append(f"{path.name} {mode:o}")
-        file = case.rng.choice([run / "last.pt", run / "config.json", run / "metrics.csv", data])
         if case.rng.random() < 0.3:
+            file = case.rng.choice([run / "last.pt", run / "config.json", run / "metrics.csv"])
             file.chmod(0)
             case.did.append(f"{file.name} 0")
+        for path in ("data/train/bag", "data", "run", "closed"):  # inner ones before outer ones
+            if path == "closed" or case.rng.random() < 0.5:
+                (case.folder / path).chmod(mode := case.rng.choice([0o555, 0o555, 0o444, 0o000]))
+                case.did.append(f"{path} {mode:o}")
         return case.rng.choice(commands)
     return commands[1]
 
@@ -376,15 +379,14 @@ def obey_modes() -> None:
     """
     libc = ctypes.CDLL(None, use_errno=True)
     rights = (1, 2)  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
-    for right in rights:
-        libc.prctl(24, right, 0, 0, 0)  # PR_CAPBSET_DROP
+    dropped = [libc.prctl(24, right, 0, 0, 0) for right in rights]  # PR_CAPBSET_DROP
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # capset(2): version 3, of this process
     sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: the first 32 rights, others
-    libc.capget(header, sets)
+    had = libc.capget(header, sets)
     for i in range(3):
         sets[i] &= ~sum(1 << right for right in rights)
-    if libc.capset(header, sets):
-        raise OSError(ctypes.get_errno(), "capset")
+    if any(dropped) or had or libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "a right that cannot be given up")
 
 
 def forge(data: Path) -> None:
@@ -409,8 +411,14 @@ def forge(data: Path) -> None:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return {path: hashlib.sha256(path.read_bytes()).digest() for path in found}
+    """The digests of a folder's files; of one that may not be read, that it is there."""
+    digests = {}
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            if os.path.isfile(path) and not os.path.islink(path):
+                readable = os.access(path, os.R_OK)
+                digests[path] = hashlib.sha256(path.read_bytes()).digest() if readable else b""
+    return digests
 
 
 def judge(case: Case, status: int, before: dict[Path, bytes]) -> str:
@@ -451,7 +459,8 @@ def campaign(args: argparse.Namespace, folder: Path) -> tuple[Counter, list[str]
     FLAGS.update({script: flags_of(script) for script in MAINS})
     plan = [(f"valid-{i}", KINDS[i % len(KINDS)], False, False) for i in range(2 * len(KINDS))]
     plan += [(f"case-{i}", KINDS[i % len(KINDS)], True, False) for i in range(args.cases)]
-    plan += [(f"command-{i}", KINDS[i % len(KINDS)], True, True) for i in range(args.commands)]
+    mixed = random.Random(args.seed).sample(KINDS, len(KINDS))  # a few commands, of any kind
+    plan += [(f"command-{i}", mixed[i % len(mixed)], True, True) for i in range(args.commands)]
     plan = [entry for entry in plan if args.only in (None, entry[0])]
     figures: Counter = Counter()
     faults: list[str] = []
@@ -463,14 +472,16 @@ def campaign(args: argparse.Namespace, folder: Path) -> tuple[Counter, list[str]
         case, kind, argv, before, began = running.pop(child)
         seconds, peak = time.perf_counter() - began, used.ru_maxrss << 10
         wrong = judge(case, status, before)
+        log = (folder / f"{case.folder.name}.log").read_text(errors="replace")
+        refused = status and f"port {PORT}" not in log  # where demo.py gets so far, it ends
         if not case.harm:
             usual[kind] = max(usual[kind], peak)
-            wrong = wrong or ("valid, and refused" if status and argv[0] != "demo.py" else "")
+            wrong = wrong or ("valid, and refused" if refused else "")
         elif not wrong and peak > usual[kind] + GIGABYTE:
             wrong = f"{(peak - usual[kind]) >> 20} MB more than with valid input"
         if case.harm:
             figures[kind] += 1
-            figures["refused" if status else "harmless"] += 1
+            figures["refused" if refused else "harmless"] += 1
             figures["MB above a valid run, at most"] = max(
                 figures["MB above a valid run, at most"], (peak - usual[kind]) >> 20
             )

@@ -14,7 +14,7 @@ from unittest.mock import patch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 TRAINING = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
-OTHERS = ("generate", "demo", "fid", "inception_score", "features")
+OTHERS = ("generate", "demo", "fid", "inception_score", "features", "experiment")
 BEGIN, END = "<!-- flags: made by tests/flags_table.py -->\n", "<!-- end of flags -->"
 
 
@@ -23,7 +23,10 @@ class Built(Exception):
 
 
 def actions(script: str) -> dict[str, argparse.Action]:
-    """The flags and arguments of a script by name, as its parser has them."""
+    """The flags and arguments of a script by name, as its parser has them.
+
+    Those of a command within it come after its name: `plot --save_path`.
+    """
     found: list[argparse.ArgumentParser] = []
 
     def stop(parser: argparse.ArgumentParser, *args: object) -> None:
@@ -32,8 +35,15 @@ def actions(script: str) -> dict[str, argparse.Action]:
 
     with patch.object(argparse.ArgumentParser, "parse_args", stop), contextlib.suppress(Built):
         importlib.import_module(script).main([])
-    every = [action for action in found[0]._actions if action.dest != "help"]
-    return {(a.option_strings or [str(a.metavar or a.dest)])[0]: a for a in every}
+    parsers, named = {"": found[0]}, {}
+    for action in found[0]._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parsers = {f"{name} ": parser for name, parser in action.choices.items()}
+    for command, parser in parsers.items():
+        for action in parser._actions:
+            name = (action.option_strings or [str(action.metavar or action.dest)])[0]
+            named[command + name] = action
+    return {name: action for name, action in named.items() if action.dest != "help"}
 
 
 def default(action: argparse.Action) -> str:

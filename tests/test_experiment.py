@@ -44,7 +44,9 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def assert_same_run(one: Path, other: Path) -> None:
-    assert equal(read_checkpoint(one / "last.pt"), read_checkpoint(other / "last.pt"))
+    assert (one / "best.pt").is_file() == (other / "best.pt").is_file()
+    for file in {"last.pt", "best.pt"} & {path.name for path in one.iterdir()}:
+        assert equal(read_checkpoint(one / file), read_checkpoint(other / file)), file
     assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
     samples = sorted(path.name for path in (one / "samples").iterdir())
     assert samples == sorted(path.name for path in (other / "samples").iterdir())

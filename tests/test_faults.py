@@ -4,6 +4,7 @@ import contextlib
 import os
 import shutil
 import signal
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -293,8 +294,12 @@ def test_a_user_without_a_home_has_a_cache_folder(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_2000_steps_take_no_more_memory_and_files_than_500(pictures: Path, tmp_path: Path) -> None:
+def test_2000_steps_take_no_more_memory_files_or_time_than_500(
+    pictures: Path, tmp_path: Path
+) -> None:
     growth = measure(vanilla_gan, long_flags(pictures, tmp_path), 2000)
     assert len(growth.seconds) == 2000
     assert growth.memory[-1] < growth.memory[0] + 10, growth.memory
     assert growth.handles[-1] == growth.handles[0], growth.handles
+    second, last = (statistics.median(growth.seconds[i : i + 500]) for i in (500, 1500))
+    assert last < 2 * second, "each step takes longer than those before"

@@ -443,6 +443,7 @@ def test_command(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
         ([*data, "--device", "toaster"], "--device toaster"),
         ([*data, "--epochs", "0"], "--epochs"),
         ([*data, "--seed", "-1"], "--seed"),
+        (["--dataset", "folder", "--data_dir", str(pictures / "train" / CLASSES[0])], "no classes"),
     ):
         assert says in refusal(features.main, argv, capsys)
 

@@ -26,6 +26,7 @@ from tests.stand_ins import random_classifier, random_images
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 TEXT = "\n".join(PAGES.values())
 TINY = "--max_steps 2 --batch_size 10 --z_dim 8 --ngf 4 --ndf 4 --eval_samples 20"
+LAUNCH = ("--standalone", "--nproc_per_node=2")
 # What is added to a command so that it is over in a second.
 BUDGET = {
     **dict.fromkeys(("vanilla_gan.py", "dcgan.py", "cdcgan.py", "wgan_gp.py"), TINY),
@@ -46,12 +47,18 @@ def help_of(script: str) -> str:
 
 
 def commands() -> list[list[str]]:
-    """Every command that starts with python in a code block or between backticks."""
+    """Every command in a code block or between backticks that runs one of our scripts."""
     blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()]
-    lines += re.findall(r"`(python [^`]+)`", TEXT)
-    words = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
-    return [w for w in words if w[:1] == ["python"]]
+    spans = re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", TEXT, flags=re.DOTALL))
+    lines += [" ".join(span.split()) for span in spans]
+    found = []
+    for words in (shlex.split(part, comments=True) for line in lines for part in line.split("&&")):
+        if words[:1] == ["torchrun"]:  # what it starts, once: tests/test_parallel.py starts two
+            words = ["python", *(word for word in words[1:] if word not in LAUNCH)]
+        if words[:1] == ["python"] and words[1:] and words[1].endswith(".py"):
+            found.append(words)
+    return found
 
 
 OURS = sorted({shlex.join(w[1:]) for w in commands() if not w[1].startswith("tests/")})
