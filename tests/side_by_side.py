@@ -1,0 +1,36 @@
+"""Pictures under their names in one: how the compositions in docs/ were made.
+
+python tests/side_by_side.py out.png "healthy=runs/A/samples/epoch_0006.png" "D wins=runs/B/..."
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+GAP, TITLE = 14, 26  # pixels between pictures, and above each
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("save_path", type=Path)
+    parser.add_argument("pictures", nargs="+", metavar="NAME=FILE")
+    parser.add_argument("--crop", type=int, help="pixels a side of each that are shown")
+    args = parser.parse_args()
+    names, paths = zip(*(picture.split("=", 1) for picture in args.pictures), strict=True)
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    if args.crop:
+        pictures = [picture.crop((0, 0, args.crop, args.crop)) for picture in pictures]
+    widths = [picture.width + GAP for picture in pictures]
+    height = max(picture.height for picture in pictures) + TITLE + 2 * GAP
+    canvas = Image.new("RGB", (sum(widths) + GAP, height), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=16)
+    for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
+        left = GAP + sum(widths[:i])
+        draw.text((left, GAP), name, fill="black", font=font)
+        canvas.paste(picture, (left, GAP + TITLE))
+    canvas.save(args.save_path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
