@@ -437,8 +437,12 @@ def judge(case: Case, status: int, before: dict[Path, bytes]) -> str:
     if [*case.folder.rglob(".*.part")]:
         return "a half-written file stays"
     changed = {path.name for path, digest in before.items() if after.get(path) != digest}
-    if errors and "is whole, from before" in errors[0]:  # a resumed run that diverged: it had begun
-        changed &= {"last.pt", "best.pt"}
+    diverged = (
+        re.search(r"at step (\d+); (\S+) is whole, from before", lines[-1]) if errors else None
+    )
+    if diverged:  # a resumed run had begun, and saved what it read
+        step = generate.read_checkpoint(case.folder / diverged[2])["step"]
+        changed = set() if step < int(diverged[1]) else {"last.pt"}
     if code == 2 and changed:
         return f"changed or removed: {', '.join(sorted(changed))}; {lines[-1]}"
     if (case.folder.parent / "ran").exists():
