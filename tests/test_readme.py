@@ -95,7 +95,8 @@ def test_every_command_has_its_script_and_flags() -> None:
 def test_every_flag_in_the_text_is_one_of_a_script() -> None:
     scripts = sorted({words[1] for words in commands() if not words[1].startswith("tests/")})
     others = (
-        " --logdir --table --kills --cases --commands --index-url --standalone --nproc_per_node "
+        " --logdir --table --kills --cases --commands --minutes --run --index-url --standalone "
+        "--nproc_per_node "
     )
     known = "".join(help_of(script) for script in scripts) + others
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", TEXT)):
