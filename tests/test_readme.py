@@ -242,6 +242,13 @@ def test_the_tried_defaults_are_as_recorded() -> None:
         compare(shown, curve("dcgan", flags.strip("`") if "--" in flags else ""))
 
 
+def test_the_result_of_cdcgan_is_as_recorded() -> None:
+    found = curve("cdcgan")
+    best = found.index(min(found))
+    assert f"FCD {found[best]:.2f} after {best + 1} epochs" in help_of("cdcgan.py")
+    assert f"it is at {found[3]:.2f}" in PAGES[ROOT / "docs/course.md"]
+
+
 def compare(shown: list[str], found: list[float]) -> None:
     """Cells with as many digits as they like, those of epochs not trained empty."""
     shown = [cell for cell in shown if cell]
