@@ -53,7 +53,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--beta1", type=SHARE, default=0.0, help="Adam's (DCGAN: 0.5; Gulrajani et al. 2017: 0)")
     add("--beta2", type=SHARE, default=0.9, help="Adam's (its own: 0.999; Gulrajani et al.: 0.9)")
     ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"
-    add("--ema", type=SHARE, default=0.999, help=ema)
+    add("--ema", type=SHARE, default=0.99, help=ema)
     matching = "G's loss: match the mean of D's features (Salimans et al. 2016 Sec. 3.1)"
     add("--feature_matching", **SWITCH, help=matching)
     add = parser.add_argument_group("labels of the discriminator").add_argument

@@ -47,7 +47,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=COUNT, default=50, help="passes over the training images")
     add("--batch_size", type=COUNT, default=64, help="images a step (Alg. 1: 64)")
-    add("--n_critic", type=COUNT, default=5, help="critic's updates an update of G (Alg. 1: 5)")
+    add("--n_critic", type=COUNT, default=1, help="critic's updates an update of G (Alg. 1: 5)")
     add("--lambda_gp", type=number("[0, 1e6]"), default=10.0, help="of the penalty (Alg. 1: 10)")
     clip = "WGAN: keep the critic's weights within this, no penalty (Arjovsky et al.: 0.01)"
     add("--weight_clip", type=RATE, help=clip)
@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--beta1", type=SHARE, default=0.0, help="Adam's (Alg. 1: 0)")
     add("--beta2", type=SHARE, default=0.9, help="Adam's, and RMSprop's smoothing (Alg. 1: 0.9)")
     ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"
-    add("--ema", type=SHARE, default=0.999, help=ema)
+    add("--ema", type=SHARE, default=0.99, help=ema)
     args = parse_run_args(parser, argv)
     if args.norm == "batch" and args.weight_clip is None:
         why = "the penalty is on the slope of each image by itself, which batch norm mixes"

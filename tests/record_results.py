@@ -26,9 +26,9 @@ ROOT = Path(__file__).parent.parent
 RESULTS, CURVES = ROOT / "docs/results.jsonl", ROOT / "docs/curves.jsonl"
 COLUMNS = ("fcd", "score", "class_share", "precision", "recall", "density", "coverage")
 HEAD = """\
-| script | data | seeds | epochs | CPU minutes | images/s | FCD | score | in class | \
+| script | data | seeds | epochs | CPU minutes | images/s | GB | FCD | score | in class | \
 precision | recall | density | coverage |
-|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
 
 
 def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> dict[str, Any]:
@@ -91,6 +91,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     lines = [HEAD]
     for (script, data, epochs), runs in groups.items():
         cost = [cell(runs, "cpu_minutes", 0), cell(runs, "images_per_second", 0)]
+        cost.append(cell(runs, "gigabytes", 1).partition(" ")[0])
         quality = [cell(runs, name, 2) for name in COLUMNS]
         cells = [f"`{script}.py`", data, str(len(runs)), str(epochs), *cost, *quality]
         lines.append(f"| {' | '.join(cells)} |")
