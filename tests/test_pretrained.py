@@ -1,5 +1,7 @@
 """The generators in pretrained/: what they are, and that they are as good as they say."""
 
+import importlib
+import shlex
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from fid import extract, frechet_distance
 from generate import SCRIPTS, load_generator, noise, sample
 from inception_score import inception_score
 from tests.conftest import ROOT
+from tests.record_results import recorded
 
 GENERATORS = sorted((ROOT / "pretrained").glob("*gan*.pt"))
 every_generator = pytest.mark.parametrize("path", GENERATORS, ids=lambda path: path.stem)
@@ -29,6 +32,23 @@ def test_it_says_what_it_is(path: Path) -> None:
     assert (content["script"], content["dataset"]) == (script, dataset)
     assert content["command"].startswith(f"python {script}.py ")
     assert content["scores"]["fcd"] > 0 and len(content["classes"]) == 10
+
+
+@every_generator
+def test_it_is_a_row_of_the_results_table(path: Path) -> None:
+    """The same command was recorded, and found the same distance and score."""
+    content = torch.load(path, weights_only=True)
+    parse_args = importlib.import_module(content["script"]).parse_args
+
+    def arguments(command: str) -> dict[str, object]:
+        return vars(parse_args(shlex.split(command)[2:]))
+
+    runs = [run for run in recorded() if run["script"] == content["script"]]
+    said = arguments(content["command"])
+    (run,) = [run for run in runs if arguments(run["command"]) == said]
+    assert run["best_epoch"] == content["scores"]["epoch"]
+    assert run["score"] == pytest.approx(content["scores"]["classifier_score"], abs=0.005)
+    assert run["fcd"] == pytest.approx(content["scores"]["fcd"], rel=0.05)  # of other z
 
 
 def test_generate_alone_draws_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

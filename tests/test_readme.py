@@ -224,7 +224,8 @@ def test_the_failures_are_as_recorded() -> None:
         assert shown in exercises.partition(f"answers/{patch}.patch")[2][:100].replace("\n", " ")
     for patch in ("hinge", "mixed-batch"):
         paper = "--norm batch --beta1 0.5 --beta2 0.999 --lr_g 2e-4 --lr_d 2e-4"
-        first, second = curve("dcgan", paper if patch == "mixed-batch" else "", patch)
+        flags = f"--ema 0.999 {paper if patch == 'mixed-batch' else ''}"
+        first, second = curve("dcgan", flags, patch)
         assert re.search(
             rf"FCD {first:.1f}.{{,40}}and ({second:.1f}|{second:.2f})", TEXT, re.DOTALL
         )
@@ -239,7 +240,11 @@ def test_the_tried_defaults_are_as_recorded() -> None:
         found = curve("vanilla_gan", f"{adam} --dropout {dropout}")
         compare(shown, [found[epoch - 1] for epoch in (1, 2, 4, 8) if epoch <= len(found)])
     for flags, *shown, _ in rows_of("reference.md", "| | 1 | 2 | 3 | 4 | s an epoch |"):
-        compare(shown, curve("dcgan", flags.strip("`") if "--" in flags else ""))
+        compare(shown, curve("dcgan", flags.strip("`") if "--" in flags else "")[:4])
+    for n_critic, rates, weight, norm, shown, _ in rows_of("reference.md", "| n_critic |")[3:]:
+        lr_g, lr_d = rates.split(" / ")
+        critic = f"--n_critic {n_critic} --norm {norm} --lambda_gp {weight} --ema 0.999"
+        compare([shown], curve("wgan_gp", f"{critic} --lr_g {lr_g} --lr_d {lr_d}")[:1])
 
 
 def test_the_result_of_cdcgan_is_as_recorded() -> None:
