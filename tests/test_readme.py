@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 import torch
@@ -207,7 +208,8 @@ def curve(script: str, argv: str = "", patch: str = "") -> list[float]:
 
 def rows_of(page: str, title: str) -> list[list[str]]:
     """The cells of the table whose first row begins like `title`."""
-    table = PAGES[ROOT / "docs" / page].partition(f"\n{title}")[2].partition("\n\n")[0]
+    (text,) = [text for path, text in PAGES.items() if path.name == page]
+    table = text.partition(f"\n{title}")[2].partition("\n\n")[0]
     assert table, (page, title)
     lines = table.splitlines()[2:]
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
@@ -247,11 +249,31 @@ def test_the_tried_defaults_are_as_recorded() -> None:
         compare([shown], curve("wgan_gp", f"{critic} --lr_g {lr_g} --lr_d {lr_d}")[:1])
 
 
+def test_the_papers_settings_are_as_recorded() -> None:
+    for command, theirs, ours in rows_of("README.md", "| | FCD | with the defaults |")[:3]:
+        script, *flags = shlex.split(command.split("`")[1])[1:]
+        epoch = 4 if "4 epochs" in command else 1
+        found = [curve(script.removesuffix(".py"), argv) for argv in (shlex.join(flags), "")]
+        compare([theirs, ours.split(" (")[0]], [values[epoch - 1] for values in found])
+
+
 def test_the_result_of_cdcgan_is_as_recorded() -> None:
     found = curve("cdcgan")
     best = found.index(min(found))
     assert f"FCD {found[best]:.2f} after {best + 1} epochs" in help_of("cdcgan.py")
     assert f"it is at {found[3]:.2f}" in PAGES[ROOT / "docs/course.md"]
+
+
+@pytest.mark.parametrize("script", ["vanilla_gan", "dcgan", "wgan_gp"])
+def test_the_results_of_three_seeds_are_as_recorded(script: str) -> None:
+    data = (script, "Fashion-MNIST")
+    runs = [run for run in record_results.recorded() if (run["script"], run["data"]) == data]
+    fcd, minutes = [run["fcd"] for run in runs], mean(run["cpu_minutes"] for run in runs)
+    assert len({run["seed"] for run in runs}) == len(runs) == 3
+    (epochs,) = {run["epochs"] for run in runs}
+    said = help_of(f"{script}.py").partition("Result:")[2].partition("CPU core")[0]
+    assert f"FCD {mean(fcd):.2f} ± {stdev(fcd):.2f}" in said
+    assert f"after {epochs} epochs" in said and f"{minutes:.0f} min" in said
 
 
 def compare(shown: list[str], found: list[float]) -> None:
