@@ -243,10 +243,10 @@ def test_the_tried_defaults_are_as_recorded() -> None:
         compare(shown, [found[epoch - 1] for epoch in (1, 2, 4, 8) if epoch <= len(found)])
     for flags, *shown, _ in rows_of("reference.md", "| | 1 | 2 | 3 | 4 | s an epoch |"):
         compare(shown, curve("dcgan", flags.strip("`") if "--" in flags else "")[:4])
-    for n_critic, rates, weight, norm, shown, _ in rows_of("reference.md", "| n_critic |")[2:]:
+    for n_critic, rates, weight, norm, cell, _ in rows_of("reference.md", "| n_critic |")[2:]:
         lr_g, lr_d = rates.split(" / ")
         critic = f"--n_critic {n_critic} --norm {norm} --lambda_gp {weight} --ema 0.999"
-        compare([shown], curve("wgan_gp", f"{critic} --lr_g {lr_g} --lr_d {lr_d}")[:1])
+        compare([cell], curve("wgan_gp", f"{critic} --lr_g {lr_g} --lr_d {lr_d}")[:1])
 
 
 def test_the_papers_settings_are_as_recorded() -> None:
