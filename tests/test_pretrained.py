@@ -1,6 +1,7 @@
 """The generators in pretrained/: what they are, and that they are as good as they say."""
 
 import importlib
+import re
 import shlex
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import torch
 
 import generate
 from data import load_dataset
+from device import EVALUATION, seeded
 from features import load_features
 from fid import extract, frechet_distance
-from generate import SCRIPTS, load_generator, noise, sample
+from generate import SCRIPTS, load_generator, sample
 from inception_score import inception_score
 from tests.conftest import ROOT
 from tests.record_results import recorded
@@ -60,17 +62,23 @@ def test_generate_alone_draws_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 @every_generator
 def test_it_scores_as_it_says(path: Path) -> None:
-    """10,000 samples of another seed than in training: the score to 1 %, the distance to 10 %."""
+    """The 10,000 z of its run's evaluation; what is left is the weights' rounding to float16.
+
+    Other z move wgan_gp.py's score by 0.8 % (a standard deviation, over four seeds).
+    """
     generator, content = load_generator(path)
     classes = content["generator_args"].get("num_classes")
     labels = torch.arange(10_000) % classes if classes else None
-    images = sample(generator, noise(10_000, content["generator_args"]["z_dim"], seed=1), labels)
+    (seed,) = re.findall(r"--seed=(\d+)", content["command"])
+    draws = seeded(int(seed), EVALUATION)
+    z = torch.randn(10_000, content["generator_args"]["z_dim"], generator=draws)
+    images = sample(generator, z, labels)
     network = load_features("classifier", content["dataset"])
     fake, _, logits = extract(images.split(500), network, keep=True)
     said = content["scores"]
-    assert inception_score(logits)[0] == pytest.approx(said["classifier_score"], rel=0.01)
+    assert inception_score(logits)[0] == pytest.approx(said["classifier_score"], rel=0.002)
     if content["dataset"] == "fashion_mnist":  # MNIST is not to be had where these tests run
         test_images = load_dataset("fashion_mnist").test_images
         real, _, _ = extract(test_images.split(500), network)
         distance = frechet_distance(real.gaussian(), fake.gaussian())
-        assert distance == pytest.approx(said["fcd"], rel=0.1)
+        assert distance == pytest.approx(said["fcd"], rel=0.01)
