@@ -24,6 +24,7 @@ import signal
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -34,6 +35,7 @@ import numpy as np
 import pytest
 import torch
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import cdcgan
@@ -70,6 +72,8 @@ def start(main: Callable[[Sequence[str]], None], argv: Sequence[str], log: Path)
     child = os.fork()
     if child:
         return child
+    # tqdm's own lock is shared with all forks: one killed with it in hand would stop the others.
+    tqdm.set_lock(threading.RLock())
     code = 1
     with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         try:
