@@ -99,7 +99,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def curve(run: Path, patch: str) -> dict[str, Any]:
-    """A run's hyperparameters and its FCD after every epoch; `patch`: of docs/answers, or ""."""
+    """A run's hyperparameters and its FCD after every epoch; `patch`: what else was changed."""
     sys.path.insert(0, str(ROOT))
     from experiment import NO_HYPERPARAMETERS  # not for --table, which is to be quick
 
@@ -126,7 +126,7 @@ def main() -> None:
     )
     parser.add_argument("--table", action="store_true", help="print the table, train nothing")
     parser.add_argument("--curve", type=Path, help="a run folder to record, training nothing")
-    parser.add_argument("--patch", default="", help="of docs/answers, that the run was made with")
+    parser.add_argument("--patch", default="", help="what else it was made with, of docs/answers")
     parser.add_argument("--label", help="the data's name in the table")
     parser.add_argument("--machine", default="", help="what it runs on, in the table's words")
     parser.add_argument("--keep", type=Path, default=Path("runs/recorded"), help="run folders")
