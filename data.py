@@ -31,8 +31,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from device import SHUFFLES, seeded
-from files import InputError, atomic, load_cifar10, load_idx, remove_abandoned, user_cache
+from files import InputError, atomic, remove_abandoned, user_cache
 from parallel import first_goes_first, processes, rank
+from sources import load_cifar10, load_idx
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
 IMAGE_SIZES = (28, 32, 64, 128)

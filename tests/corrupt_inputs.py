@@ -46,9 +46,9 @@ import demo
 import experiment
 import features
 import fid
-import files
 import generate
 import inception_score
+import sources
 import vanilla_gan
 import wgan_gp
 from files import exit_on_input_error
@@ -312,10 +312,10 @@ def build(good: Path) -> None:
     for name, content in FILES["mnist"].items():
         (good / "idx" / f"{name}.gz").write_bytes(gzip.compress(content))
     digests = [hashlib.sha256(content).hexdigest() for content in FILES["mnist"].values()]
-    files.IDX_SHA256["mnist"] = tuple(digests)  # type: ignore[assignment]
+    sources.IDX_SHA256["mnist"] = tuple(digests)  # type: ignore[assignment]
     write_cifar(good / "cifar" / CIFAR10.base_folder, patch)
     # No network, and no data but what is here.
-    MNIST.mirrors, CIFAR10.url, files.SYSTEM_FOLDERS = [], "http://127.0.0.1:9/none", {}
+    MNIST.mirrors, CIFAR10.url, sources.SYSTEM_FOLDERS = [], "http://127.0.0.1:9/none", {}
     rng = np.random.default_rng(0)
     for split, count in (("train", 10), ("test", 2)):
         for label, name in enumerate(("bag", "coat", "shoe")):
@@ -391,16 +391,16 @@ def obey_modes() -> None:
 
 def forge(data: Path) -> None:
     """Make the checksums of damaged files the known ones: what reads them then sees the damage."""
-    known = list(files.IDX_SHA256["mnist"])
-    for i, name in enumerate(files.IDX_FILES):
+    known = list(sources.IDX_SHA256["mnist"])
+    for i, name in enumerate(sources.IDX_FILES):
         if (data / name).exists():
             known[i] = hashlib.sha256((data / name).read_bytes()).hexdigest()
         with (
             contextlib.suppress(OSError, EOFError, zlib.error),
             gzip.open(data / f"{name}.gz") as file,
         ):
-            known[i] = hashlib.sha256(file.read(files.LARGEST_IDX + 1)).hexdigest()
-    files.IDX_SHA256["mnist"] = tuple(known)  # type: ignore[assignment]
+            known[i] = hashlib.sha256(file.read(sources.LARGEST_IDX + 1)).hexdigest()
+    sources.IDX_SHA256["mnist"] = tuple(known)  # type: ignore[assignment]
     for listing in (CIFAR10.train_list, CIFAR10.test_list):
         for entry in listing:
             path = data / CIFAR10.base_folder / entry[0]

@@ -40,7 +40,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import cdcgan
 import features
-import files
+import sources
 from files import exit_on_input_error
 from tests.conftest import TINY, make_pictures
 from tests.test_data import FILES, build_package, digests_of, write_apt
@@ -152,8 +152,8 @@ def cifar_archive(patch: pytest.MonkeyPatch) -> bytes:
 def slow_sources(folder: Path) -> Iterator[None]:
     """Everything that is fetched comes from here, and slowly."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(files, "IDX_SHA256", digests_of(FILES))
-        patch.setattr(files, "SYSTEM_FOLDERS", {})
+        patch.setattr(sources, "IDX_SHA256", digests_of(FILES))
+        patch.setattr(sources, "SYSTEM_FOLDERS", {})
         bodies = {f"{name}.gz": gzip.compress(body) for name, body in FILES["mnist"].items()}
         with serving({**bodies, CIFAR10.filename: cifar_archive(patch)}) as address:
             patch.setattr(MNIST, "mirrors", [address])

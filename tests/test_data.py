@@ -26,9 +26,9 @@ from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
 import data
 import features
-import files
+import sources
 from data import Batches, class_index, load_dataset, to_float, to_uint8
-from files import InputError
+from files import InputError, exit_on_input_error
 from tests.stand_ins import Payload
 
 
@@ -38,8 +38,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(MNIST, "mirrors", [])
     monkeypatch.setattr(FashionMNIST, "mirrors", [])
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    monkeypatch.setattr(files, "SYSTEM_FOLDERS", {})
-    monkeypatch.setattr(files.shutil, "which", lambda command: None)
+    monkeypatch.setattr(sources, "SYSTEM_FOLDERS", {})
+    monkeypatch.setattr(sources.shutil, "which", lambda command: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
 
 
@@ -58,7 +58,7 @@ def idx_files(seed: int) -> dict[str, bytes]:
         arrays.append(rng.integers(0, 256, (n, 28, 28), np.uint8))
         arrays.append((np.arange(n) % 10).astype(np.uint8))
     arrays[1][0] = seed  # the label files of two sets differ, as the real ones do
-    return dict(zip(files.IDX_FILES, map(idx, arrays), strict=True))
+    return dict(zip(sources.IDX_FILES, map(idx, arrays), strict=True))
 
 
 FILES = {"mnist": idx_files(1), "fashion_mnist": idx_files(2)}
@@ -73,7 +73,7 @@ def digests_of(sets: dict[str, dict[str, bytes]]) -> dict[str, tuple[str, ...]]:
 
 @pytest.fixture(autouse=True)
 def small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "IDX_SHA256", digests_of(FILES))
+    monkeypatch.setattr(sources, "IDX_SHA256", digests_of(FILES))
 
 
 def write_idx(folder: Path, name: str = "mnist", gz: bool = True) -> Path:
@@ -106,7 +106,7 @@ def test_idx_files_are_found_in_every_layout(tmp_path: Path, place: str, gz: boo
 
 def test_data_dir_goes_before_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = write_idx(tmp_path / "system", "fashion_mnist")
-    monkeypatch.setattr(files, "SYSTEM_FOLDERS", {"fashion_mnist": system})
+    monkeypatch.setattr(sources, "SYSTEM_FOLDERS", {"fashion_mnist": system})
     assert len(load_dataset("fashion_mnist", tmp_path / "none").train_images) == 40
     broken = tmp_path / "dir" / "train-images-idx3-ubyte.gz"
     broken.parent.mkdir()
@@ -144,8 +144,8 @@ def test_the_other_sets_files_in_data_dir_are_absent(tmp_path: Path) -> None:
 )
 def test_idx_header_must_fit_its_data(content: bytes) -> None:
     with pytest.raises(InputError, match="IDX"):
-        files._parse_idx(content)
-    assert files._parse_idx(b"\0\0\x08\x01\0\0\0\x01x").tolist() == [ord("x")]
+        sources._parse_idx(content)
+    assert sources._parse_idx(b"\0\0\x08\x01\0\0\0\x01x").tolist() == [ord("x")]
 
 
 def test_classes_are_kept_and_relabelled_in_order(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_class_index() -> None:
 
 
 def test_input_error_is_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info, files.exit_on_input_error():
+    with pytest.raises(SystemExit) as exit_info, exit_on_input_error():
         raise InputError("first\nsecond")
     assert exit_info.value.code == 2
     assert capsys.readouterr().err == "error: first second\n"
@@ -305,7 +305,7 @@ every_failure = pytest.mark.parametrize(
 def test_a_bad_mirror_leaves_nothing_and_the_next_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable, bad: Callable
 ) -> None:
-    monkeypatch.setattr(files, "TIMEOUT", 0.3)
+    monkeypatch.setattr(sources, "TIMEOUT", 0.3)
     address = serve(bad)
     monkeypatch.setattr(MNIST, "mirrors", [address])
     start = time.monotonic()
@@ -320,7 +320,7 @@ def test_a_bad_mirror_leaves_nothing_and_the_next_is_asked(
     monkeypatch.setattr(MNIST, "mirrors", [address, serve(mirror_good)])
     assert torch.equal(load_dataset("mnist", tmp_path).train_images, expected_images("mnist"))
     names = sorted(path.name for path in (tmp_path / "mnist").iterdir())
-    assert names == sorted(f"{file}.gz" for file in files.IDX_FILES)
+    assert names == sorted(f"{file}.gz" for file in sources.IDX_FILES)
     monkeypatch.setattr(MNIST, "mirrors", [])
     assert len(load_dataset("mnist", tmp_path).train_images) == 40, "found there afterwards"
 
@@ -362,7 +362,7 @@ def write_apt(folder: Path, script: str) -> Path:
 def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     folder = write_apt(tmp_path, script).parent
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(files.shutil, "which", REAL_WHICH)
+    monkeypatch.setattr(sources.shutil, "which", REAL_WHICH)
 
 
 def build_package(folder: Path) -> Path:
@@ -404,7 +404,7 @@ def test_debian_package_is_unpacked(
     assert torch.equal(dataset.train_images, expected_images("fashion_mnist"))
     assert len((tmp_path / "calls").read_text().splitlines()) == (1 if lists == "full" else 3)
     names = sorted(path.name for path in (tmp_path / "data/fashion_mnist").iterdir())
-    assert names == sorted(f"{file}.gz" for file in files.IDX_FILES)
+    assert names == sorted(f"{file}.gz" for file in sources.IDX_FILES)
 
 
 @needs_dpkg
@@ -552,7 +552,7 @@ def test_cifar10_unpacked_by_two_runs_at_once(
         shutil.copytree(source, target / source.name)
         return tar_open(path)
 
-    monkeypatch.setattr(files.tarfile, "open", open_when_the_other_is_done)
+    monkeypatch.setattr(sources.tarfile, "open", open_when_the_other_is_done)
     assert len(load_dataset("cifar10", target).train_images) == 25
     assert {path.name for path in target.iterdir()} == {CIFAR10.filename, source.name}
 
@@ -561,7 +561,7 @@ def test_cifar10_unpacked_by_two_runs_at_once(
 def test_a_bad_server_leaves_no_archive_and_no_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable, bad: Callable
 ) -> None:
-    monkeypatch.setattr(files, "TIMEOUT", 0.3)
+    monkeypatch.setattr(sources, "TIMEOUT", 0.3)
     source, target = tmp_path / "source" / CIFAR10.base_folder, tmp_path / "target"
     first = write_cifar(source, monkeypatch)
     with tarfile.open(tmp_path / CIFAR10.filename, "w:gz") as tar:

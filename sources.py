@@ -1,0 +1,321 @@
+"""The published data sets, found on this machine or fetched, and verified by their checksums.
+
+load_idx and load_cifar10 look in --data_dir, then on the system, then at mirrors, then at Debian's
+package.
+"""
+
+import gzip
+import hashlib
+import http.client
+import io
+import math
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import urllib.request
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
+from tqdm import tqdm
+
+from files import InputError, atomic
+
+IDX_SOURCES: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
+IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
+# SHA-256 of the uncompressed IDX_FILES: gzip's output differs between the places that offer them.
+IDX_SHA256 = {
+    "mnist": (
+        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    ),
+    "fashion_mnist": (
+        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    ),
+}
+SYSTEM_FOLDERS = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+TIMEOUT = 10.0  # seconds a mirror may stay silent
+SLOWEST = 10_000  # bytes a second below which a mirror counts as silent
+LARGEST_IDX = 16 + 60_000 * 28 * 28  # bytes, uncompressed
+LARGEST_BATCH = 1 << 26  # bytes: twice one of CIFAR-10's
+
+
+def download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
+    """Fetch `url` to `path`, which appears only when whole and verified."""
+    request = urllib.request.Request(url, headers={"User-Agent": "gan-scripts"})
+    with atomic(path) as unfinished:
+        with (
+            urllib.request.urlopen(request, timeout=TIMEOUT) as response,
+            open(unfinished, "wb") as file,
+            tqdm(
+                desc=path.name,
+                total=int(response.headers.get("Content-Length", 0)) or None,
+                unit="B",
+                unit_scale=True,
+                disable=None,  # no bar where standard error is not a terminal
+            ) as bar,
+        ):
+            start = time.monotonic()
+            while chunk := response.read1(1 << 16):
+                bar.update(file.write(chunk))
+                # The socket's timeout sees silence only, not a mirror that sends drop by drop.
+                if time.monotonic() - start > TIMEOUT + file.tell() / SLOWEST:
+                    raise TimeoutError("too slow")
+        verify(unfinished)
+
+
+def _read_verified(path: Path, digest: str, foreign: Sequence[str] = ()) -> bytes | None:
+    """The uncompressed bytes of a raw or gzipped file whose SHA-256 is `digest`.
+
+    None if the digest is one of `foreign`; InputError if it is any other.
+    """
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path) if packed else path.open("rb") as file:
+            content = file.read(LARGEST_IDX + 1)  # and no more: a few KB may inflate to gigabytes
+        found = hashlib.sha256(content).hexdigest()
+    except (OSError, EOFError, zlib.error):
+        found = "not a whole gzip file"
+    if found == digest:
+        return content
+    if found in foreign:
+        return None
+    raise InputError(f"{path} is corrupt or cut short (wrong checksum): delete it or replace it")
+
+
+# ---- mnist and fashion_mnist: four IDX files ----
+
+
+def load_idx(name: str, data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
+    """Training images (N, 1, 28, 28) and labels (N,), then those of the test set."""
+    contents = {file: _find_idx(name, file, data_dir) for file in IDX_FILES}
+    missing = [file for file, content in contents.items() if content is None]
+    if missing and not fetch:
+        raise InputError(f"{name} is not in {data_dir}")
+    if missing:
+        _fetch_idx(name, data_dir / name, missing)
+        contents |= {file: _find_idx(name, file, data_dir) for file in missing}
+    arrays = [_parse_idx(content) for content in contents.values() if content is not None]
+    return [a[:, None] if a.ndim == 3 else a.astype(np.int64) for a in arrays]
+
+
+def _find_idx(name: str, file: str, data_dir: Path) -> bytes | None:
+    """The uncompressed bytes of one file from the first folder that has it; None if none has."""
+    folders = [data_dir, data_dir / name, data_dir / IDX_SOURCES[name].__name__ / "raw"]
+    folders += [SYSTEM_FOLDERS[name]] if name in SYSTEM_FOLDERS else []
+    # Both sets use the same file names: in data_dir itself the other's files count as absent.
+    foreign = [_digest(other, file) for other in IDX_SHA256 if other != name]
+    for folder in folders:
+        for path in (folder / file, folder / f"{file}.gz"):
+            if path.is_file():
+                others = foreign if folder == data_dir else []
+                content = _read_verified(path, _digest(name, file), others)
+                if content is not None:
+                    return content
+    return None
+
+
+def _digest(name: str, file: str) -> str:
+    return IDX_SHA256[name][IDX_FILES.index(file)]
+
+
+def _fetch_idx(name: str, folder: Path, missing: Sequence[str]) -> None:
+    """Bring the missing files into `folder` from the first source that gives them, or InputError.
+
+    A mirror that fails once is not asked for the other files; those it gave are kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tried = []
+    for mirror in IDX_SOURCES[name].mirrors:
+        try:
+            for file in missing:
+                path = folder / f"{file}.gz"
+                if not path.exists():
+                    verify = partial(_read_verified, digest=_digest(name, file))
+                    download(f"{mirror}{file}.gz", path, verify)
+            return
+        except (OSError, http.client.HTTPException, InputError) as error:
+            tried.append(f"{mirror} ({error})")
+    advice = f"put {', '.join(missing)} (or .gz) into {folder}"
+    if name == "fashion_mnist":
+        try:
+            _unpack_debian_package(folder, missing)
+            return
+        except (OSError, subprocess.SubprocessError, InputError) as error:
+            tried.append(f"the package {DEBIAN_PACKAGE} ({error})")
+        advice += f", or apt-get install {DEBIAN_PACKAGE}"
+    sources = ", ".join(tried)
+    raise InputError(f"{name} is not in {folder.parent}, nor fetched: tried {sources}; {advice}")
+
+
+def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
+    """Download Debian's package and unpack it, without root and without installing anything."""
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        raise InputError("no apt-get and dpkg-deb here")
+    print(f"no mirror answers: unpacking Debian's {DEBIAN_PACKAGE} into {folder}", file=sys.stderr)
+    with tempfile.TemporaryDirectory(
+        dir=folder.resolve(), prefix=".debian-", suffix=".part"
+    ) as temporary:
+        place = Path(temporary)
+
+        def run(*command: str) -> None:
+            with open(place / "log", "wb") as log:  # a pipe would wait for apt's children too
+                code = subprocess.call(
+                    command,
+                    cwd=place,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    timeout=300,
+                )
+            if code != 0:
+                lines = (place / "log").read_text(errors="replace").strip().splitlines()
+                raise InputError(f"{command[0]}: {lines[-1] if lines else f'exit code {code}'}")
+
+        apt = ["apt-get", "-o", f"Acquire::http::Timeout={TIMEOUT:.0f}", "-o", "Acquire::Retries=0"]
+        apt += ["-o", "APT::Sandbox::User=root"]  # its own user may not enter a private folder
+        try:
+            run(*apt, "download", DEBIAN_PACKAGE)
+        except InputError:  # the system's package lists are empty: fetch private ones
+            for needed in ("lists/partial", "cache/archives/partial"):
+                (place / needed).mkdir(parents=True)
+            apt += ["-o", f"Dir::State::Lists={place}/lists", "-o", f"Dir::Cache={place}/cache"]
+            run(*apt, "update")
+            run(*apt, "download", DEBIAN_PACKAGE)
+        for package in place.glob("*.deb"):
+            run("dpkg-deb", "-x", str(package), "unpacked")
+        for file in missing:
+            source = place / "unpacked/usr/share/datasets/fashion-mnist" / f"{file}.gz"
+            _read_verified(source, _digest("fashion_mnist", file))
+            os.replace(source, folder / source.name)
+
+
+def _parse_idx(content: bytes) -> np.ndarray:
+    """IDX bytes -> uint8 array: two zeros, type 8, number of dimensions, their sizes, the data."""
+    header = 4 + 4 * (content[3] if len(content) > 3 else 0)
+    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
+    if content[:3] != b"\0\0\x08" or len(content) != header + math.prod(shape):
+        raise InputError(f"an IDX file of {len(content)} bytes that is not uint8 of shape {shape}")
+    # bytearray, because a tensor needs memory that may be written
+    return np.frombuffer(bytearray(content), np.uint8, offset=header).reshape(shape)
+
+
+# ---- cifar10: torchvision's cifar-10-batches-py ----
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickles numpy arrays and plain containers; whatever else is named is refused unrun."""
+
+    allowed = {
+        "_reconstruct": np.empty(0).__reduce__()[0],  # its module's name depends on numpy's version
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> object:
+        if module.split(".")[0] != "numpy" or name not in self.allowed:
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return self.allowed[name]
+
+
+def load_cifar10(data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
+    """Training images (N, 3, 32, 32) and labels (N,), then those of the test set."""
+    base = CIFAR10.base_folder
+    for folder in (data_dir / base, data_dir / "cifar10" / base, data_dir):
+        if (folder / CIFAR10.train_list[0][0]).exists():
+            break
+    else:
+        folder = data_dir / base
+        if folder.exists():  # before a download that would have nowhere to go
+            raise InputError(f"{folder} lacks {CIFAR10.train_list[0][0]}: delete it or replace it")
+        if not (fetch or (data_dir / CIFAR10.filename).is_file()):
+            raise InputError(f"cifar10 is not in {data_dir}")
+        _fetch_cifar10(folder)
+    arrays = []
+    for listing in (CIFAR10.train_list, CIFAR10.test_list):
+        images, labels = zip(*(_read_batch(folder / f, md5) for f, md5 in listing), strict=True)
+        arrays += [np.concatenate(images), np.concatenate(labels)]
+    return arrays
+
+
+def _read_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
+    """One of CIFAR-10's pickles: images uint8 (N, 3, 32, 32), labels int64 (N,)."""
+    advice = "delete its folder or replace it"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: {advice}")
+    if _md5(path) != md5:
+        raise InputError(f"{path} is corrupt or cut short (wrong checksum): {advice}")
+    try:  # MD5 can be forged, so the unpickler trusts nothing either
+        batch = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        images = batch["data"].reshape(-1, 3, 32, 32).astype(np.uint8, casting="no")
+        labels = np.array(batch["labels"], np.int64).reshape(len(images))
+        if not all(0 <= label < 10 for label in labels):
+            raise ValueError("a label that is none of 0 to 9")
+    except Exception as error:  # a hostile pickle can raise anything
+        raise InputError(f"{path} is no CIFAR-10 batch ({error}): {advice}") from error
+    return images, labels
+
+
+def _md5(path: Path) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _fetch_cifar10(folder: Path) -> None:
+    """Make `folder` out of the archive: the one that lies beside it, or a download."""
+
+    def verify(path: Path) -> None:
+        if _md5(path) != CIFAR10.tgz_md5:
+            raise InputError(f"{path} is corrupt or cut short: delete it or replace it")
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=folder.parent, prefix=".cifar10-", suffix=".part"
+    ) as temporary:
+        archive = folder.parent / CIFAR10.filename
+        if archive.is_file():
+            verify(archive)
+        else:
+            archive = Path(temporary) / CIFAR10.filename
+            try:
+                download(CIFAR10.url, archive, verify)
+            except (OSError, http.client.HTTPException, InputError) as error:
+                raise InputError(
+                    f"cifar10 is not in {folder.parent} and cannot be fetched: tried {CIFAR10.url} "
+                    f"({error}); put {CIFAR10.filename} or its folder {folder.name} there"
+                ) from error
+        unpacked = Path(temporary) / folder.name
+        unpacked.mkdir()
+        try:
+            with tarfile.open(archive) as tar:
+                for file, _ in CIFAR10.train_list + CIFAR10.test_list:  # these, no other path
+                    entry = tar.getmember(f"{folder.name}/{file}")
+                    member = tar.extractfile(entry) if entry.isreg() else None
+                    if member is None or entry.size > LARGEST_BATCH:
+                        raise tarfile.ReadError(f"{entry.name} is no file of its size")
+                    (unpacked / file).write_bytes(member.read())
+        except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
+            raise InputError(f"{archive} is not CIFAR-10's archive ({error}): replace it") from None
+        try:
+            os.replace(unpacked, folder)
+        except OSError:
+            if not folder.exists():  # else another run was faster, and its files do as well
+                raise
