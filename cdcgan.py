@@ -75,6 +75,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.first, widths = pyramid(image_size, ngf)
+        # Drawn as small as the weights: with torch's own N(0, 1), y drowns z, and G varies little.
         self.embed = nn.Embedding(num_classes, z_dim)
         self.project = nn.Linear(2 * z_dim, widths[-1] * self.first**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(True)]
@@ -133,12 +134,12 @@ class Discriminator(nn.Module):
 
 
 def init_weights(network: nn.Module) -> None:
-    """Weights from N(0, 0.02) (DCGAN Sec. 4); embeddings and normalisations keep torch's own.
+    """Weights from N(0, 0.02) (DCGAN Sec. 4); normalisations keep torch's own.
 
     Spectral norm computes `weight` from a parameter called `original`: that is what is drawn here.
     """
-    for name, parameter in network.named_parameters():
-        if parameter.ndim > 1 and "embed" not in name:
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
             nn.init.normal_(parameter, 0.0, 0.02)
 
 

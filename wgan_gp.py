@@ -133,9 +133,9 @@ class Critic(nn.Module):
 
 
 def init_weights(network: nn.Module) -> None:
-    """Weights from N(0, 0.02) (DCGAN Sec. 4); embeddings and normalisations keep torch's own."""
-    for name, parameter in network.named_parameters():
-        if parameter.ndim > 1 and "embed" not in name:
+    """Weights from N(0, 0.02) (DCGAN Sec. 4); normalisations keep torch's own."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
             nn.init.normal_(parameter, 0.0, 0.02)
 
 
