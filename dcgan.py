@@ -122,10 +122,7 @@ class Discriminator(nn.Module):
 
 
 def init_weights(network: nn.Module) -> None:
-    """Weights from N(0, 0.02) (DCGAN Sec. 4); normalisations keep torch's own.
-
-    Spectral norm computes `weight` from a parameter called `original`: that is what is drawn here.
-    """
+    """Weights, or what spectral norm makes them of, from N(0, 0.02) (DCGAN Sec. 4)."""
     for parameter in network.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, 0.0, 0.02)

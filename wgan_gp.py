@@ -133,7 +133,7 @@ class Critic(nn.Module):
 
 
 def init_weights(network: nn.Module) -> None:
-    """Weights from N(0, 0.02) (DCGAN Sec. 4); normalisations keep torch's own."""
+    """Weights from N(0, 0.02) (DCGAN Sec. 4)."""
     for parameter in network.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, 0.0, 0.02)
