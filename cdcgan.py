@@ -75,7 +75,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.first, widths = pyramid(image_size, ngf)
-        # Drawn as small as the weights: with torch's own N(0, 1), y drowns z, and G varies little.
+        # Drawn small, by init_weights: with torch's N(0, 1), y is as loud as z and G varies little.
         self.embed = nn.Embedding(num_classes, z_dim)
         self.project = nn.Linear(2 * z_dim, widths[-1] * self.first**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(True)]

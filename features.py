@@ -27,13 +27,7 @@ from torchvision.models import Inception3, inception
 
 from data import IMAGE_SIZES, Batches, Dataset, load_dataset, to_float
 from device import autocast_for, pick_device
-from files import (
-    InputError,
-    exit_on_input_error,
-    load_tensors,
-    save_tensors,
-    user_cache,
-)
+from files import InputError, exit_on_input_error, load_tensors, save_tensors, user_cache
 from sources import download
 
 FEATURES = ("classifier", "inception")

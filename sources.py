@@ -1,7 +1,7 @@
 """The published data sets, found on this machine or fetched, and verified by their checksums.
 
-load_idx and load_cifar10 look in --data_dir, then on the system, then at mirrors, then at Debian's
-package.
+load_idx looks in --data_dir, on the system, at mirrors and, for Fashion-MNIST, in Debian's package;
+load_cifar10 in --data_dir and at its server. download fetches FID's weights, too.
 """
 
 import gzip

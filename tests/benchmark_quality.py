@@ -6,7 +6,8 @@
 Plain is what a first conditional DCGAN does: batch norm in both networks, one-hot labels beside z
 and as maps beside the image, cross-entropy without smoothing, Adam (0.5, 0.999) at 2e-4, no average
 of G, float32, images through PIL transforms and a DataLoader. Minutes are of training alone, for
-both. Beside the picture goes a .csv with the plain recipe's points.
+both. Beside the picture goes a .csv with the plain recipe's points, which --plain takes another
+time instead of training it again.
 """
 
 import argparse
@@ -138,10 +139,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="to train the plain recipe")
     parser.add_argument("--every", type=float, default=3, help="minutes between its evaluations")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plain", type=Path, help="its points, of an earlier time on this machine")
     parser.add_argument("--run", type=Path, required=True, help="a run of cdcgan.py to compare")
     parser.add_argument("--save_path", type=Path, default=Path("quality.png"))
     args = parser.parse_args()
-    ours, plain = run_curve(args.run), plain_curve(args.minutes, args.every, args.seed)
+    ours = run_curve(args.run)
+    if args.plain:
+        with args.plain.open() as file:
+            plain = [(float(row["minutes"]), float(row["fcd"])) for row in csv.DictReader(file)]
+    else:
+        plain = plain_curve(args.minutes, args.every, args.seed)
     with args.save_path.with_suffix(".csv").open("w", newline="") as file:
         csv.writer(file).writerows([("minutes", "fcd"), *plain])
 

@@ -126,7 +126,7 @@ def main() -> None:
     )
     parser.add_argument("--table", action="store_true", help="print the table, train nothing")
     parser.add_argument("--curve", type=Path, help="a run folder to record, training nothing")
-    parser.add_argument("--patch", default="", help="what else it was made with, of docs/answers")
+    parser.add_argument("--patch", default="", help="what else was changed, in words")
     parser.add_argument("--label", help="the data's name in the table")
     parser.add_argument("--machine", default="", help="what it runs on, in the table's words")
     parser.add_argument("--keep", type=Path, default=Path("runs/recorded"), help="run folders")

@@ -1,4 +1,4 @@
-"""data.py: where the files come from, what is refused, folders of images, and batches."""
+"""data.py and sources.py: where files come from, what is refused, folders, and batches."""
 
 import gzip
 import hashlib

@@ -26,7 +26,7 @@ from tests.stand_ins import random_classifier, random_images
 
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 TEXT = "\n".join(PAGES.values())
-SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
+SCRIPTS = generate.SCRIPTS
 TINY = "--max_steps 2 --batch_size 10 --z_dim 8 --ngf 4 --ndf 4 --eval_samples 20"
 LAUNCH = ("--standalone", "--nproc_per_node=2")
 # What is added to a command so that it is over in a second.
@@ -236,17 +236,17 @@ def test_the_failures_are_as_recorded() -> None:
 
 def test_what_we_tried_is_as_recorded() -> None:
     cifar10 = "--dataset folder --data_dir data/cifar10-jpeg --image_size 32 --hflip"
-    data = {"Fashion-MNIST": "", "MNIST": "--dataset mnist", "CIFAR-10 (JPEG)": cifar10}
+    sets = {"Fashion-MNIST": "", "MNIST": "--dataset mnist", "CIFAR-10 (JPEG)": cifar10}
+    starts = {"": "", "loud": "loud-embeddings"}
     rows = rows_of("reference.md", "| script | data | what was changed |")
-    assert {row[0] for row in rows} == {f"`{name}.py`" for name in SCRIPTS}
-    older = "loud-embeddings"  # what was tried with them is compared with them
-    for script, name, changed, epochs, *shown in rows:
-        script, argv = script.strip("`").removesuffix(".py"), f" {data[name]}"
+    assert {row[0].partition(",")[0] for row in rows} == {f"`{name}.py`" for name in SCRIPTS}
+    for name, data_set, changed, epochs, *shown in rows:
+        name, _, start = name.partition(", ")
+        script, argv = name.strip("`").removesuffix(".py"), f" {sets[data_set]}"
         flags = " ".join(re.findall(r"`(.*?)`", changed))
-        patch = re.sub(r"`.*?`|\]\(.*?\)|\[", "", changed).strip()
-        if was_older := script == "cdcgan" and "embedding" not in patch:
-            patch = f"{older}, {patch}".removesuffix(", ")
-        found = curve(script, flags + argv, patch), curve(script, argv, older * was_older)
+        words = re.sub(r"`.*?`|\]\(.*?\)|\[", "", changed).strip()
+        patch = ", ".join(filter(None, (starts[start], words)))
+        found = curve(script, flags + argv, patch), curve(script, argv, starts[start])
         compare(shown, [values[int(epochs) - 1] for values in found])
 
 
