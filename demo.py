@@ -29,6 +29,7 @@ from torch import Tensor
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
+from checkpoints import load_generator
 from data import class_index
 from device import autocast_for, pick_device
 from files import InputError, exit_on_input_error
@@ -36,7 +37,6 @@ from generate import (
     PRETRAINED_GENERATOR,
     Neighbours,
     draw_grid,
-    load_generator,
     noise,
     sample_between,
     slerp,

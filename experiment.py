@@ -43,6 +43,7 @@ from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 import parallel
+from checkpoints import check_progress, fingerprint, load_part, read_checkpoint
 from curves import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows
 from data import LARGE_PIXELS, Dataset, opened
 from device import PROCESSES, random_state, restore_random_state, seeded
@@ -50,7 +51,7 @@ from evaluation import Evaluation
 from events import EventsFile
 from files import InputError, exit_on_input_error, locked, save_tensors, writing
 from flags import MAY_DIFFER, as_flags, read_config
-from generate import draw_grid, noise, read_checkpoint, sample, save_gif, save_picture
+from generate import draw_grid, noise, sample, save_gif, save_picture
 from parallel import any_process, average, first_only, from_first, processes, rank
 
 WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
@@ -571,51 +572,6 @@ class Run:
         print(f"{self.step:,} steps done; everything is in {self.folder}")
         path = shlex.quote(str(self.folder))
         print(f"to sample it: python generate.py --load_path {path} --grid_size 8")
-
-
-def check_progress(checkpoint: dict[str, Any]) -> None:
-    """ValueError where what a checkpoint says of a run's progress is not what save() writes."""
-    step, rows, names = checkpoint["step"], checkpoint["rows"], checkpoint["names"]
-    numbers = [checkpoint["best"], *(value for row in rows for value in row.values())]
-    if not (
-        type(step) is int and 0 <= step <= 10**12 and {type(x) for x in numbers} <= {int, float}
-    ):
-        raise ValueError("its step, best or rows are no numbers")
-    if not all({"step", "epoch"} <= row.keys() for row in rows):
-        raise ValueError("a row without its step or epoch")
-    if not all(isinstance(name, str) for name in {*names, *(name for row in rows for name in row)}):
-        raise ValueError("a name of a loss that is no text")
-    window = checkpoint["window"]
-    if window.shape != (len(window), len(names)) or window.dtype != torch.float32:
-        raise ValueError("a window that does not fit its names")
-
-
-def load_part(part: Any, saved: dict[str, Any], step: int) -> None:
-    """Load a network's or an optimiser's state; ValueError where it is not that after `step`."""
-    if isinstance(part, nn.Module):
-        part.load_state_dict(saved)
-        if not all(value.isfinite().all() for value in part.state_dict().values()):
-            raise ValueError("a weight that is not finite")
-        return
-    # The rates are those of the flags, which are the same: only the moments come from the file.
-    part.load_state_dict(saved | {"param_groups": part.state_dict()["param_groups"]})
-    if bool(part.state) != bool(step):
-        raise ValueError("an optimiser without its moments")
-    moments = {"square_avg"} if isinstance(part, torch.optim.RMSprop) else {"exp_avg", "exp_avg_sq"}
-    for parameter, state in part.state.items():
-        shapes = {name: value.shape for name, value in state.items()}
-        if shapes != {"step": torch.Size()} | dict.fromkeys(moments, parameter.shape):
-            raise ValueError("an optimiser's state that does not fit")
-        if not all(
-            value.is_floating_point() and value.isfinite().all() for value in state.values()
-        ):
-            raise ValueError("an optimiser's state that is not finite")
-
-
-def fingerprint(images: Tensor) -> list[int]:
-    """The number of images and the sum of a thousand: tells a data set from another in no time."""
-    few = images[:: max(1, len(images) // 1000)]
-    return [len(images), int(few.sum(dtype=torch.int64))]
 
 
 def extremes(images: Tensor) -> float:

@@ -28,11 +28,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from checkpoints import load_generator
 from data import CLASSES, LARGE_PIXELS, list_images, load_dataset, opened
 from device import autocast_for, pick_device
 from features import FEATURES, ClassifierFeatures, InceptionFeatures, load_features
 from files import InputError, assembling, check_npz, exit_on_input_error
-from generate import CHUNK, load_generator, noise, sample
+from generate import CHUNK, noise, sample
 
 FeatureNetwork = InceptionFeatures | ClassifierFeatures
 

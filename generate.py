@@ -8,11 +8,10 @@
     python generate.py --load_path runs/RUN --num_images 10000 --format npz
 
 The checkpoint says which script it came from; that script is imported for its Generator and for
-nothing else. Reading a checkpoint executes none of it: it holds tensors, numbers and text only.
+nothing else.
 """
 
 import argparse
-import importlib
 import math
 import os
 from collections.abc import Sequence
@@ -26,11 +25,11 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 from tqdm import tqdm
 
-from data import class_index, is_name, load_dataset, to_uint8
+from checkpoints import load_generator
+from data import class_index, load_dataset, to_uint8
 from device import NOISE, pick_device, seeded
-from files import InputError, assembling, exit_on_input_error, load_tensors, writing
+from files import InputError, assembling, exit_on_input_error, writing
 
-SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it
 WALK_STOPS, WALK_FRAMES = 4, 16  # a GIF passes so many z, in so many frames from one to the next
 PRETRAINED_GENERATOR = Path(__file__).parent / "pretrained" / "cdcgan-fashion_mnist.pt"
@@ -61,64 +60,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of z: the same seed gives the same images")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
-
-
-def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A checkpoint's content, its tensors on `device`. Executes no code that the file may hold.
-
-    `path`: a file, or a run folder, of which best.pt is taken, else last.pt.
-    InputError if there is none, or it is damaged or not a checkpoint of these scripts.
-    """
-    path = Path(path)
-    if os.path.isdir(path):  # os.path: False for a name that is too long or may not be looked up
-        found = [path / name for name in ("best.pt", "last.pt") if os.path.isfile(path / name)]
-        if not found:
-            raise InputError(f"{path} holds neither best.pt nor last.pt: it is no run folder")
-        path = found[0]
-    if not os.path.isfile(path):
-        raise InputError(f"there is no checkpoint {path}: give a .pt file or a run folder")
-    try:
-        content = load_tensors(path, device)
-    except Exception:  # a damaged file makes torch raise anything, and advise to trust it
-        refused = "it is damaged, or holds more than tensors, numbers and text"
-        raise InputError(f"{path} is refused as a checkpoint: {refused}") from None
-    keys = ("script", "classes", "generator_args", "step", "ema")
-    if not (isinstance(content, dict) and all(key in content for key in keys)):
-        raise InputError(f"{path} is not a checkpoint of these scripts")
-    if content["script"] not in SCRIPTS:
-        raise InputError(f"{path} is of {content['script']!r}, which is not {', '.join(SCRIPTS)}")
-    return content
-
-
-def load_generator(
-    path: str | Path, device: torch.device | str = "cpu"
-) -> tuple[nn.Module, dict[str, Any]]:
-    """The averaged generator of a checkpoint, in eval mode, and the checkpoint's content."""
-    checkpoint = read_checkpoint(path, device)
-    try:
-        network = importlib.import_module(checkpoint["script"]).Generator
-        args, classes = checkpoint["generator_args"], checkpoint["classes"]
-        if args["channels"] not in (1, 3) or not all(
-            type(n) is int and n > 0 for n in args.values()
-        ):
-            raise ValueError(f"it cannot draw: {args}")
-        with torch.device("meta"):  # without memory first: a small file may claim a huge network
-            # dict: a state's metadata would remember `assign`, and the next load do it, too.
-            network(**args).load_state_dict(dict(checkpoint["ema"]), assign=True)
-        generator = network(**args)
-        generator.load_state_dict(checkpoint["ema"])
-        for name, value in generator.state_dict().items():
-            given = checkpoint["ema"][name]
-            if given.is_floating_point() != value.is_floating_point() or not value.isfinite().all():
-                raise ValueError(f"{name} holds what is no finite number")
-        if args.get("num_classes", len(classes)) != len(classes):
-            raise ValueError(f"{args['num_classes']} classes with {len(classes)} names")
-        if not all(is_name(name) for name in (*classes, checkpoint["dataset"])):
-            raise ValueError("a class or data set whose name is no name")
-    except Exception as error:  # whatever does not fit, wherever it shows
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise InputError(f"{path} does not fit {checkpoint['script']}.py: {reason}") from None
-    return generator.to(device).eval().requires_grad_(False), checkpoint
 
 
 @torch.no_grad()

@@ -51,6 +51,7 @@ import inception_score
 import sources
 import vanilla_gan
 import wgan_gp
+from checkpoints import read_checkpoint
 from files import exit_on_input_error
 from tests.conftest import TINY, command
 from tests.damage import Case, make_bombs, spoil
@@ -441,7 +442,7 @@ def judge(case: Case, status: int, before: dict[Path, bytes]) -> str:
         re.search(r"at step (\d+); (\S+) is whole, from before", lines[-1]) if errors else None
     )
     if diverged:  # a resumed run had begun, and saved what it read
-        step = generate.read_checkpoint(case.folder / diverged[2])["step"]
+        step = read_checkpoint(case.folder / diverged[2])["step"]
         changed = set() if step < int(diverged[1]) else {"last.pt"}
     if code == 2 and changed:
         return f"changed or removed: {', '.join(sorted(changed))}; {lines[-1]}"

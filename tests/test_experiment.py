@@ -21,11 +21,11 @@ import cdcgan
 import experiment
 import vanilla_gan
 import wgan_gp
+from checkpoints import read_checkpoint
 from data import Batches
 from experiment import GIF_SIDE, describe
 from files import InputError
 from flags import number
-from generate import read_checkpoint
 from tests.conftest import TINY, command, refusal
 
 # Everything random takes part: dropout, noisy labels, mirrored images.

@@ -21,10 +21,10 @@ import experiment
 import fid
 import generate
 import vanilla_gan
+from checkpoints import read_checkpoint
 from data import load_dataset
 from events import EventsFile
 from files import ABANDONED, InputError, locked, remove_abandoned, user_cache
-from generate import read_checkpoint
 from tests.conftest import TINY, command, refusal
 from tests.kill_runs import start, survive
 from tests.long_run import long_flags, measure

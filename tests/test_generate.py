@@ -10,8 +10,9 @@ from PIL import Image, ImageSequence
 import cdcgan
 import experiment
 import generate
+from checkpoints import load_generator, read_checkpoint
 from data import load_dataset
-from generate import draw_grid, load_generator, noise, sample, slerp
+from generate import draw_grid, noise, sample, slerp
 from tests.conftest import CLASSES, TINY, refusal
 
 
@@ -189,9 +190,9 @@ def test_samples_come_from_the_average_in_eval_mode(trained: Path) -> None:
 def test_best_is_preferred_to_last(trained: Path, tmp_path: Path) -> None:
     content = torch.load(trained / "last.pt", weights_only=True)
     torch.save(content, tmp_path / "last.pt")
-    assert generate.read_checkpoint(tmp_path)["step"] == 20
+    assert read_checkpoint(tmp_path)["step"] == 20
     torch.save({**content, "step": 5}, tmp_path / "best.pt")
-    assert generate.read_checkpoint(tmp_path)["step"] == 5
+    assert read_checkpoint(tmp_path)["step"] == 5
 
 
 def test_grid_keeps_the_pixels() -> None:

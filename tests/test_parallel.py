@@ -26,9 +26,9 @@ import dcgan
 import device
 import vanilla_gan
 import wgan_gp
+from checkpoints import read_checkpoint
 from data import Batches
 from files import InputError
-from generate import read_checkpoint
 from parallel import average, first_only, from_first, process_group, share
 from tests.conftest import ROOT
 from tests.test_experiment import RANDOM, assert_same_run

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 import generate
+from checkpoints import SCRIPTS, load_generator
 from data import load_dataset
 from device import EVALUATION, seeded
 from features import load_features
 from fid import extract, frechet_distance
-from generate import SCRIPTS, load_generator, sample
+from generate import sample
 from inception_score import inception_score
 from tests.conftest import ROOT
 from tests.record_results import recorded

@@ -16,6 +16,7 @@ from statistics import mean, stdev
 import pytest
 import torch
 
+import checkpoints
 import data
 import demo
 import fid
@@ -26,7 +27,7 @@ from tests.stand_ins import random_classifier, random_images
 
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 TEXT = "\n".join(PAGES.values())
-SCRIPTS = generate.SCRIPTS
+SCRIPTS = checkpoints.SCRIPTS
 TINY = "--max_steps 2 --batch_size 10 --z_dim 8 --ngf 4 --ndf 4 --eval_samples 20"
 LAUNCH = ("--standalone", "--nproc_per_node=2")
 # What is added to a command so that it is over in a second.

@@ -17,7 +17,7 @@ import dcgan
 import experiment
 import vanilla_gan
 import wgan_gp
-from generate import read_checkpoint
+from checkpoints import read_checkpoint
 from tests.conftest import ROOT, TINY, refusal
 
 SCRIPTS = {module.__name__: module for module in (vanilla_gan, dcgan, cdcgan, wgan_gp)}

@@ -1,0 +1,124 @@
+"""Reading checkpoints, which come from anywhere: nothing in them is executed or taken on trust.
+
+    generator, checkpoint = load_generator("runs/RUN")      # best.pt, else last.pt; in eval mode
+
+docs/reference.md lists what a checkpoint holds. Tensors, numbers and text are all that is read
+(PyTorch's weights_only), and each is checked against what the scripts write. Whatever does not fit
+is an InputError.
+"""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data import is_name
+from files import InputError, load_tensors
+
+SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
+
+
+def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """A checkpoint's content, its tensors on `device`. Executes no code that the file may hold.
+
+    `path`: a file, or a run folder, of which best.pt is taken, else last.pt.
+    InputError if there is none, or it is damaged or not a checkpoint of these scripts.
+    """
+    path = Path(path)
+    if os.path.isdir(path):  # os.path: False for a name that is too long or may not be looked up
+        found = [path / name for name in ("best.pt", "last.pt") if os.path.isfile(path / name)]
+        if not found:
+            raise InputError(f"{path} holds neither best.pt nor last.pt: it is no run folder")
+        path = found[0]
+    if not os.path.isfile(path):
+        raise InputError(f"there is no checkpoint {path}: give a .pt file or a run folder")
+    try:
+        content = load_tensors(path, device)
+    except Exception:  # a damaged file makes torch raise anything, and advise to trust it
+        refused = "it is damaged, or holds more than tensors, numbers and text"
+        raise InputError(f"{path} is refused as a checkpoint: {refused}") from None
+    keys = ("script", "classes", "generator_args", "step", "ema")
+    if not (isinstance(content, dict) and all(key in content for key in keys)):
+        raise InputError(f"{path} is not a checkpoint of these scripts")
+    if content["script"] not in SCRIPTS:
+        raise InputError(f"{path} is of {content['script']!r}, which is not {', '.join(SCRIPTS)}")
+    return content
+
+
+def load_generator(
+    path: str | Path, device: torch.device | str = "cpu"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The averaged generator of a checkpoint, in eval mode, and the checkpoint's content."""
+    checkpoint = read_checkpoint(path, device)
+    try:
+        network = importlib.import_module(checkpoint["script"]).Generator
+        args, classes = checkpoint["generator_args"], checkpoint["classes"]
+        if args["channels"] not in (1, 3) or not all(
+            type(n) is int and n > 0 for n in args.values()
+        ):
+            raise ValueError(f"it cannot draw: {args}")
+        with torch.device("meta"):  # without memory first: a small file may claim a huge network
+            # dict: a state's metadata would remember `assign`, and the next load do it, too.
+            network(**args).load_state_dict(dict(checkpoint["ema"]), assign=True)
+        generator = network(**args)
+        generator.load_state_dict(checkpoint["ema"])
+        for name, value in generator.state_dict().items():
+            given = checkpoint["ema"][name]
+            if given.is_floating_point() != value.is_floating_point() or not value.isfinite().all():
+                raise ValueError(f"{name} holds what is no finite number")
+        if args.get("num_classes", len(classes)) != len(classes):
+            raise ValueError(f"{args['num_classes']} classes with {len(classes)} names")
+        if not all(is_name(name) for name in (*classes, checkpoint["dataset"])):
+            raise ValueError("a class or data set whose name is no name")
+    except Exception as error:  # whatever does not fit, wherever it shows
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise InputError(f"{path} does not fit {checkpoint['script']}.py: {reason}") from None
+    return generator.to(device).eval().requires_grad_(False), checkpoint
+
+
+def check_progress(checkpoint: dict[str, Any]) -> None:
+    """ValueError where what a checkpoint says of a run's progress is not what save() writes."""
+    step, rows, names = checkpoint["step"], checkpoint["rows"], checkpoint["names"]
+    numbers = [checkpoint["best"], *(value for row in rows for value in row.values())]
+    if not (
+        type(step) is int and 0 <= step <= 10**12 and {type(x) for x in numbers} <= {int, float}
+    ):
+        raise ValueError("its step, best or rows are no numbers")
+    if not all({"step", "epoch"} <= row.keys() for row in rows):
+        raise ValueError("a row without its step or epoch")
+    if not all(isinstance(name, str) for name in {*names, *(name for row in rows for name in row)}):
+        raise ValueError("a name of a loss that is no text")
+    window = checkpoint["window"]
+    if window.shape != (len(window), len(names)) or window.dtype != torch.float32:
+        raise ValueError("a window that does not fit its names")
+
+
+def load_part(part: Any, saved: dict[str, Any], step: int) -> None:
+    """Load a network's or an optimiser's state; ValueError where it is not that after `step`."""
+    if isinstance(part, nn.Module):
+        part.load_state_dict(saved)
+        if not all(value.isfinite().all() for value in part.state_dict().values()):
+            raise ValueError("a weight that is not finite")
+        return
+    # The rates are those of the flags, which are the same: only the moments come from the file.
+    part.load_state_dict(saved | {"param_groups": part.state_dict()["param_groups"]})
+    if bool(part.state) != bool(step):
+        raise ValueError("an optimiser without its moments")
+    moments = {"square_avg"} if isinstance(part, torch.optim.RMSprop) else {"exp_avg", "exp_avg_sq"}
+    for parameter, state in part.state.items():
+        shapes = {name: value.shape for name, value in state.items()}
+        if shapes != {"step": torch.Size()} | dict.fromkeys(moments, parameter.shape):
+            raise ValueError("an optimiser's state that does not fit")
+        if not all(
+            value.is_floating_point() and value.isfinite().all() for value in state.values()
+        ):
+            raise ValueError("an optimiser's state that is not finite")
+
+
+def fingerprint(images: Tensor) -> list[int]:
+    """The number of images and the sum of a thousand: tells a data set from another in no time."""
+    few = images[:: max(1, len(images) // 1000)]
+    return [len(images), int(few.sum(dtype=torch.int64))]
