@@ -50,8 +50,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=COUNT, default=50, help="passes over the training images")
     add("--batch_size", type=COUNT, default=128, help="images a step (DCGAN Sec. 4: 128)")
-    add("--lr_g", type=RATE, default=4e-4, help="Adam's step for G (DCGAN Sec. 4: 0.0002)")
-    add("--lr_d", type=RATE, default=8e-4, help="for D (two rates: Heusel et al. 2017)")
+    add("--lr_g", type=RATE, default=8e-4, help="Adam's step for G (DCGAN Sec. 4: 0.0002)")
+    add("--lr_d", type=RATE, default=1.6e-3, help="for D (two rates: Heusel et al. 2017)")
     add("--beta1", type=SHARE, default=0.0, help="Adam's (DCGAN: 0.5; Gulrajani et al. 2017: 0)")
     add("--beta2", type=SHARE, default=0.9, help="Adam's (its own: 0.999; Gulrajani et al.: 0.9)")
     ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"
