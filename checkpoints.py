@@ -3,17 +3,19 @@
     generator, checkpoint = load_generator("runs/RUN")      # best.pt, else last.pt; in eval mode
 
 docs/reference.md lists what a checkpoint holds. Tensors, numbers and text are all that is read
-(PyTorch's weights_only), and each is checked against what the scripts write. Whatever does not fit
-is an InputError.
+(PyTorch's weights_only), and each is checked against what the scripts write. The checkpoint says
+which script it came from; that script is imported for its Generator and for nothing else.
 """
 
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from data import is_name
 from files import InputError, load_tensors
@@ -40,7 +42,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     except Exception:  # a damaged file makes torch raise anything, and advise to trust it
         refused = "it is damaged, or holds more than tensors, numbers and text"
         raise InputError(f"{path} is refused as a checkpoint: {refused}") from None
-    keys = ("script", "classes", "generator_args", "step", "ema")
+    keys = ("script", "dataset", "classes", "generator_args", "ema")
     if not (isinstance(content, dict) and all(key in content for key in keys)):
         raise InputError(f"{path} is not a checkpoint of these scripts")
     if content["script"] not in SCRIPTS:
@@ -51,9 +53,13 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 def load_generator(
     path: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The averaged generator of a checkpoint, in eval mode, and the checkpoint's content."""
+    """The averaged generator of a checkpoint, in eval mode, and the checkpoint's content.
+
+    InputError as of read_checkpoint(), and where the generator is not one of its script's.
+    """
     checkpoint = read_checkpoint(path, device)
     try:
+        # Here, not above: the scripts import experiment.py, which imports this file.
         network = importlib.import_module(checkpoint["script"]).Generator
         args, classes = checkpoint["generator_args"], checkpoint["classes"]
         if args["channels"] not in (1, 3) or not all(
@@ -79,8 +85,18 @@ def load_generator(
     return generator.to(device).eval().requires_grad_(False), checkpoint
 
 
+@contextmanager
+def fitting(path: Path, what: str) -> Iterator[None]:
+    """InputError for whatever is raised where the checkpoint `path` does not fit `what`."""
+    try:
+        yield
+    except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise InputError(f"{path} does not fit {what}: {reason}") from None
+
+
 def check_progress(checkpoint: dict[str, Any]) -> None:
-    """ValueError where what a checkpoint says of a run's progress is not what save() writes."""
+    """Raise, for fitting(), where a run's progress is not what Run.save() writes."""
     step, rows, names = checkpoint["step"], checkpoint["rows"], checkpoint["names"]
     numbers = [checkpoint["best"], *(value for row in rows for value in row.values())]
     if not (
@@ -97,7 +113,7 @@ def check_progress(checkpoint: dict[str, Any]) -> None:
 
 
 def load_part(part: Any, saved: dict[str, Any], step: int) -> None:
-    """Load a network's or an optimiser's state; ValueError where it is not that after `step`."""
+    """Load a network's or an optimiser's state of `step`; raise, for fitting(), if it is none."""
     if isinstance(part, nn.Module):
         part.load_state_dict(saved)
         if not all(value.isfinite().all() for value in part.state_dict().values()):
@@ -116,9 +132,3 @@ def load_part(part: Any, saved: dict[str, Any], step: int) -> None:
             value.is_floating_point() and value.isfinite().all() for value in state.values()
         ):
             raise ValueError("an optimiser's state that is not finite")
-
-
-def fingerprint(images: Tensor) -> list[int]:
-    """The number of images and the sum of a thousand: tells a data set from another in no time."""
-    few = images[:: max(1, len(images) // 1000)]
-    return [len(images), int(few.sum(dtype=torch.int64))]

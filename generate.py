@@ -1,14 +1,11 @@
 """Draw from a trained generator: a grid, one class, a walk through z, or many single images.
 
-    python generate.py --load_path runs/RUN --grid_size 8              # a grid, one row a class
-    python generate.py --load_path runs/RUN --class Sneaker --seed 1   # a grid of one class
-    python generate.py --load_path runs/RUN --gif                      # the grid, walking through z
-    python generate.py --load_path runs/RUN --interpolate 6            # six rows from z to z
-    python generate.py --load_path runs/RUN --neighbours 8             # has it memorised?
-    python generate.py --load_path runs/RUN --num_images 10000 --format npz
-
-The checkpoint says which script it came from; that script is imported for its Generator and for
-nothing else.
+python generate.py --load_path runs/RUN --grid_size 8              # a grid, one row a class
+python generate.py --load_path runs/RUN --class Sneaker --seed 1   # a grid of one class
+python generate.py --load_path runs/RUN --gif                      # the grid, walking through z
+python generate.py --load_path runs/RUN --interpolate 6            # six rows from z to z
+python generate.py --load_path runs/RUN --neighbours 8             # has it memorised?
+python generate.py --load_path runs/RUN --num_images 10000 --format npz
 """
 
 import argparse

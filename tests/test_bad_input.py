@@ -234,7 +234,9 @@ def test_resume_from_bad_checkpoints(
     before = path.read_bytes()
     assert str(path) in refusal(cdcgan.main, ["--resume", str(tmp_path / "run")], capsys)
     assert path.read_bytes() == before  # nothing is lost
-    assert not (tmp_path / "ran").exists()
+    out = tmp_path / "mine.pt"
+    assert str(path) in refusal(experiment.main, ["export", str(path), str(out)], capsys)
+    assert not (tmp_path / "ran").exists() and not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -265,6 +267,9 @@ def test_resume_from_a_state_that_is_none(
     before = {file: file.read_bytes() for file in path.parent.rglob("*") if file.is_file()}
     assert "does not fit" in refusal(cdcgan.main, ["--resume", str(path.parent)], capsys)
     assert {file: file.read_bytes() for file in before} == before
+    if key in ("step", "best", "rows", "names", "window"):  # of the others, export takes nothing
+        argv = ["export", str(path), str(tmp_path / "mine.pt")]
+        assert "does not fit" in refusal(experiment.main, argv, capsys)
 
 
 @pytest.mark.parametrize(
