@@ -50,6 +50,16 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     return content
 
 
+@contextmanager
+def fitting(path: str | Path, what: str) -> Iterator[None]:
+    """InputError for whatever is raised where the checkpoint `path` does not fit `what`."""
+    try:
+        yield
+    except Exception as error:  # a damaged or forged one fails anywhere, with anything
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise InputError(f"{path} does not fit {what}: {reason}") from None
+
+
 def load_generator(
     path: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -58,7 +68,7 @@ def load_generator(
     InputError as of read_checkpoint(), and where the generator is not one of its script's.
     """
     checkpoint = read_checkpoint(path, device)
-    try:
+    with fitting(path, f"{checkpoint['script']}.py"):
         # Here, not above: the scripts import experiment.py, which imports this file.
         network = importlib.import_module(checkpoint["script"]).Generator
         args, classes = checkpoint["generator_args"], checkpoint["classes"]
@@ -79,20 +89,7 @@ def load_generator(
             raise ValueError(f"{args['num_classes']} classes with {len(classes)} names")
         if not all(is_name(name) for name in (*classes, checkpoint["dataset"])):
             raise ValueError("a class or data set whose name is no name")
-    except Exception as error:  # whatever does not fit, wherever it shows
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise InputError(f"{path} does not fit {checkpoint['script']}.py: {reason}") from None
     return generator.to(device).eval().requires_grad_(False), checkpoint
-
-
-@contextmanager
-def fitting(path: Path, what: str) -> Iterator[None]:
-    """InputError for whatever is raised where the checkpoint `path` does not fit `what`."""
-    try:
-        yield
-    except (LookupError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise InputError(f"{path} does not fit {what}: {reason}") from None
 
 
 def check_progress(checkpoint: dict[str, Any]) -> None:
