@@ -239,18 +239,20 @@ def test_the_failures_are_as_recorded() -> None:
 def test_what_we_tried_is_as_recorded() -> None:
     cifar10 = "--dataset folder --data_dir data/cifar10-jpeg --image_size 32 --hflip"
     sets = {"Fashion-MNIST": "", "MNIST": "--dataset mnist", "CIFAR-10 (JPEG)": cifar10}
-    slower = "--lr_g 4e-4 --lr_d 8e-4"
-    starts = {"": ("", ""), "slower": (slower, ""), "loud": (slower, "loud-embeddings")}
+    former = dict.fromkeys(("`dcgan.py`", "`cdcgan.py`"), "--lr_g 4e-4 --lr_d 8e-4")
+    former["`wgan_gp.py`"] = "--lr_g 4e-4 --lr_d 4e-4"
     rows = rows_of("reference.md", "| script | data | what was changed |")
     assert {row[0].partition(",")[0] for row in rows} == {f"`{name}.py`" for name in SCRIPTS}
     for name, data_set, changed, epochs, *shown in rows:
         name, _, start = name.partition(", ")
-        before, former = starts[start]
-        script, argv = name.strip("`").removesuffix(".py"), f"{sets[data_set]} {before}"
+        assert start in ("", "slower", "loud")
+        script, argv = name.strip("`").removesuffix(".py"), sets[data_set]
+        argv += f" {former[name]}" if start else ""
+        loud = "loud-embeddings" if start == "loud" else ""
         flags = " ".join(re.findall(r"`(.*?)`", changed))
         words = re.sub(r"`.*?`|\]\(.*?\)|\[", "", changed).strip()
-        patch = ", ".join(filter(None, (former, words)))
-        found = curve(script, f"{argv} {flags}", patch), curve(script, argv, former)
+        patch = ", ".join(filter(None, (loud, words)))
+        found = curve(script, f"{argv} {flags}", patch), curve(script, argv, loud)
         compare(shown, [values[int(epochs) - 1] for values in found])
 
 
