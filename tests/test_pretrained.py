@@ -65,7 +65,7 @@ def test_generate_alone_draws_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_it_scores_as_it_says(path: Path) -> None:
     """The 10,000 z of its run's evaluation; what is left is the weights' rounding to float16.
 
-    Other z move wgan_gp.py's score by 0.8 % (a standard deviation, over four seeds).
+    Other z move a score by up to 0.8 % (a standard deviation, of an earlier wgan_gp.py).
     """
     generator, content = load_generator(path)
     classes = content["generator_args"].get("num_classes")
