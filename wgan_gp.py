@@ -9,7 +9,7 @@ penalty at points between real and generated images:
 
 With --weight_clip c it is Arjovsky et al.'s own WGAN: no penalty, every weight of the critic within
 [-c, c], RMSprop, and small steps (--weight_clip 0.01 --n_critic 5 --lr_g 5e-5 --lr_d 5e-5): at the
-default rates the critic learns nothing. With --conditional both networks are given the class. The
+default rates the critic learns little. With --conditional both networks are given the class. The
 networks are DCGAN's but for the critic's batch norm, which makes a score depend on the other images
 of the batch, while the penalty is on the slope of each by itself (Gulrajani et al., Sec. 4). Both
 papers update the critic five times for each update of G, for an estimate to trust; with the

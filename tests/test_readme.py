@@ -264,22 +264,21 @@ def test_the_papers_settings_are_as_recorded() -> None:
         compare([theirs, ours.split(" (")[0]], [values[epoch - 1] for values in found])
 
 
-def test_the_result_of_cdcgan_is_as_recorded() -> None:
-    found = curve("cdcgan")
-    assert f"FCD {min(found):.2f} after {len(found)} epochs" in help_of("cdcgan.py")
-    assert f"it is at {found[3]:.2f}" in PAGES[ROOT / "docs/course.md"]
+def test_the_course_of_cdcgan_is_as_recorded() -> None:
+    assert f"it is at {curve('cdcgan')[3]:.2f}" in PAGES[ROOT / "docs/course.md"]
 
 
-@pytest.mark.parametrize("script", ["vanilla_gan", "dcgan", "wgan_gp"])
-def test_the_results_of_three_seeds_are_as_recorded(script: str) -> None:
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_results_in_the_docstrings_are_as_recorded(script: str) -> None:
     data = (script, "Fashion-MNIST")
     runs = [run for run in record_results.recorded() if (run["script"], run["data"]) == data]
     fcd, minutes = [run["fcd"] for run in runs], mean(run["cpu_minutes"] for run in runs)
-    assert len({run["seed"] for run in runs}) == len(runs) == 3
+    assert len({run["seed"] for run in runs}) == len(runs) > 1
     (epochs,) = {run["epochs"] for run in runs}
     said = help_of(f"{script}.py").partition("Result:")[2].partition("CPU core")[0]
-    assert f"FCD {mean(fcd):.2f} ± {stdev(fcd):.2f}" in said
-    assert f"after {epochs} epochs" in said and f"{minutes:.0f} min" in said
+    spread = f" ± {stdev(fcd):.2f}" if stdev(fcd) >= 0.005 else ""
+    assert f"FCD {mean(fcd):.2f}{spread} " in said and f"{minutes:.0f} min" in said
+    assert f"after {epochs} epochs ({len(runs)} seeds" in said
 
 
 def compare(shown: list[str], found: list[float]) -> None:
