@@ -181,7 +181,7 @@ def fetch_inception(path: Path) -> None:
     except Exception as error:  # no network, no such page, no room
         raise InputError(
             f"FID's Inception weights cannot be fetched from {INCEPTION_URL} ({error}): "
-            "give the file as --inception_path, or use --features classifier"
+            "give the file as --inception_path, or use --features classifier (of data with classes)"
         ) from None
 
 

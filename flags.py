@@ -73,7 +73,7 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
     add = parser.add_argument_group("data").add_argument
     add("--dataset", choices=DATASETS, default="fashion_mnist", help="what to learn")
     add("--data_dir", default="data", help="where it is or goes; the pictures of --dataset folder")
-    add("--image_size", type=int, choices=IMAGE_SIZES, help="resize to so many pixels a side")
+    add("--image_size", type=int, choices=IMAGE_SIZES, help="resize to this many pixels a side")
     add("--classes", help="keep these classes only, by name or number: a,b,c")
     add("--hflip", **SWITCH, help="mirror images left to right at random")
     add = parser.add_argument_group("run").add_argument
@@ -81,11 +81,11 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
     add("--name", help="the run folder's name; if not given: script, data set, time")
     add("--resume", metavar="RUN_DIR", help="go on with a stopped run; its flags are kept")
     add("--config", metavar="FILE", help="a run's config.json: its arguments become the defaults")
-    add("--seed", type=number("[0, 4294967295]", int), default=0, help="of everything random")
+    add("--seed", type=number("[0, 4294967295]", int), default=0, help="seed of everything random")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     help_precision = "auto: bfloat16 autocast where the device computes it natively, else float32"
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=help_precision)
-    add("--max_steps", type=COUNT, help="stop after so many generator updates in all")
+    add("--max_steps", type=COUNT, help="stop after this many generator updates in all")
     help_every = "epochs from one sample picture to the next; if not given: 1, in long runs more"
     add("--sample_every", type=COUNT, help=help_every)
     add("--eval_every", type=COUNT, default=1, help="epochs from one evaluation to the next")

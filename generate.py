@@ -44,12 +44,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--save_path", default="samples", help="a folder, or a file ending in .png, .gif or .npz")
     add("--grid_size", type=int, help="images a row (default 8); rows: one a class, else as many")
     add("--class", dest="class_name", help="draw this class only, by name or number")
-    add("--neighbours", type=int, help="beside a sample a row: its so many closest training images")
+    help_neighbours = "a sample a row, beside its N closest training images"
+    add("--neighbours", type=int, metavar="N", help=help_neighbours)
     add("--data_dir", default="data", help="where those are, as in training")
     add("--interpolate", type=int, help="rows, each from one z (and class) to another in steps")
     loop = "of --interpolate or the grid: a loop instead of a picture"
     add("--gif", action="store_true", help=loop)
-    add("--num_images", type=int, help="draw so many single images instead of a grid")
+    add("--num_images", type=int, metavar="N", help="draw N single images instead of a grid")
     kind = "of --num_images: files, or one array (default png)"
     add("--format", choices=("png", "npz"), help=kind)
     shorter = "factor of z: below 1 more typical and less varied (cf. Brock et al. 2019)"

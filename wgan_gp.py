@@ -51,14 +51,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=COUNT, default=50, help="passes over the training images")
     add("--batch_size", type=COUNT, default=64, help="images a step (Alg. 1: 64)")
-    add("--n_critic", type=COUNT, default=1, help="critic's updates an update of G (Alg. 1: 5)")
-    add("--lambda_gp", type=number("[0, 1e6]"), default=10.0, help="of the penalty (Alg. 1: 10)")
+    add("--n_critic", type=COUNT, default=1, help="updates of the critic for each of G (Alg. 1: 5)")
+    weight = "weight of the gradient penalty (lambda in Alg. 1: 10)"
+    add("--lambda_gp", type=number("[0, 1e6]"), default=10.0, help=weight)
     clip = "WGAN: keep the critic's weights within this, no penalty (Arjovsky et al.: 0.01)"
     add("--weight_clip", type=RATE, help=clip)
     add("--lr_g", type=RATE, default=1.6e-3, help="step of G's optimiser (Alg. 1: 0.0001)")
-    add("--lr_d", type=RATE, default=1.6e-3, help="of the critic's (the same; clipping: 0.00005)")
-    add("--beta1", type=SHARE, default=0.0, help="Adam's (Alg. 1: 0)")
-    add("--beta2", type=SHARE, default=0.9, help="Adam's, and RMSprop's smoothing (Alg. 1: 0.9)")
+    add("--lr_d", type=RATE, default=1.6e-3, help="the same of the critic's (clipping: 0.00005)")
+    add("--beta1", type=SHARE, default=0.0, help="Adam's beta1 (Alg. 1: 0)")
+    add("--beta2", type=SHARE, default=0.9, help="Adam's beta2, RMSprop's smoothing (Alg. 1: 0.9)")
     ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"
     add("--ema", type=SHARE, default=0.99, help=ema)
     args = parse_run_args(parser, argv)
@@ -81,7 +82,7 @@ class Generator(nn.Module):
         self.project = nn.Linear(given, widths[-1] * self.first**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(True)]
         for wide, narrow in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            # Kernel 4, stride 2: every output pixel is reached by as many weights; no checkerboard.
+            # Kernel 4, stride 2: equally many weights reach each pixel; uneven, they draw checkers.
             layers += [
                 nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(narrow),
@@ -141,7 +142,8 @@ def init_weights(network: nn.Module) -> None:
 
 
 def wasserstein_estimate(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """E[f(x)] - E[f(G(z))]: what the critic makes as large as it can; it falls as G learns."""
+    """E[f(x)] - E[f(G(z))], which the critic makes as large as it can. It falls as G learns, if the
+    critic is near its best (--n_critic 5)."""
     return real_scores.mean() - fake_scores.mean()
 
 
