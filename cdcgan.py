@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import spectral_norm
 
 from data import Batches, load_dataset
 from device import autocast_for, pick_device
@@ -35,7 +34,7 @@ from experiment import Run
 from files import InputError, exit_on_input_error
 from flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
 from flags import parse_args as parse_run_args
-from layers import normalised, pyramid, update_ema
+from layers import normalised, pyramid, spectral_norm, update_ema
 from parallel import average_gradients, process_group, share
 
 

@@ -23,8 +23,8 @@ from files import InputError, load_tensors
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 
 
-def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """A checkpoint's content, its tensors on `device`. Executes no code that the file may hold.
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content, its tensors on the CPU. Executes no code that the file may hold.
 
     `path`: a file, or a run folder, of which best.pt is taken, else last.pt.
     InputError if there is none, or it is damaged or not a checkpoint of these scripts.
@@ -38,7 +38,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     if not os.path.isfile(path):
         raise InputError(f"there is no checkpoint {path}: give a .pt file or a run folder")
     try:
-        content = load_tensors(path, device)
+        content = load_tensors(path)
     except Exception:  # a damaged file makes torch raise anything, and advise to trust it
         refused = "it is damaged, or holds more than tensors, numbers and text"
         raise InputError(f"{path} is refused as a checkpoint: {refused}") from None
@@ -55,6 +55,8 @@ def fitting(path: str | Path, what: str) -> Iterator[None]:
     """InputError for whatever is raised where the checkpoint `path` does not fit `what`."""
     try:
         yield
+    except InputError:
+        raise
     except Exception as error:  # a damaged or forged one fails anywhere, with anything
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise InputError(f"{path} does not fit {what}: {reason}") from None
@@ -63,11 +65,11 @@ def fitting(path: str | Path, what: str) -> Iterator[None]:
 def load_generator(
     path: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The averaged generator of a checkpoint, in eval mode, and the checkpoint's content.
+    """The averaged generator of a checkpoint, in eval mode, on `device`, and what else it holds.
 
     InputError as of read_checkpoint(), and where the generator is not one of its script's.
     """
-    checkpoint = read_checkpoint(path, device)
+    checkpoint = read_checkpoint(path)
     with fitting(path, f"{checkpoint['script']}.py"):
         # Here, not above: the scripts import experiment.py, which imports this file.
         network = importlib.import_module(checkpoint["script"]).Generator

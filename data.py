@@ -82,14 +82,14 @@ def load_dataset(
     name: str,
     data_dir: str | Path = "data",
     image_size: int | None = None,
-    classes: str | None = None,
+    classes: str | Sequence[str] | None = None,
     fetch: bool = True,
 ) -> Dataset:
     """Load one of DATASETS, fetching it into `data_dir` where it is nowhere to be found.
 
     fetch: False never downloads; what is nowhere to be found is then an InputError.
     image_size: one of IMAGE_SIZES; None is the native size (28 or 32), or 64 for a folder.
-    classes: names or numbers to keep, separated by commas; labels count the kept ones from 0.
+    classes: names or numbers to keep, a list or separated by commas; labels count them from 0.
     Raises InputError for whatever the user can mend, unreadable and unwritable places included.
     """
     if name not in DATASETS:
@@ -123,13 +123,15 @@ def load_dataset(
 
 def class_index(classes: Sequence[str], name_or_number: str | int) -> int:
     """The number of a class given by name (case does not matter) or number; names go first."""
+    if name_or_number in classes:
+        return classes.index(str(name_or_number))
     wanted = str(name_or_number).strip()
     if wanted in classes:
         return classes.index(wanted)
     folded = [name.casefold() for name in classes]
     if wanted.casefold() in folded:
         return folded.index(wanted.casefold())
-    if wanted.isdecimal() and int(wanted) < len(classes):
+    if wanted.isdecimal() and len(wanted) < 10 and int(wanted) < len(classes):
         return int(wanted)
     known = ", ".join(f"{i} {name}" for i, name in enumerate(classes)) or "none: it has no classes"
     raise InputError(f"unknown class {wanted!r}: the data set's classes are {known}")
@@ -213,11 +215,12 @@ class Batches:
         self.epoch = epoch
 
 
-def _kept_classes(classes: Sequence[str], wanted: str | None) -> list[int]:
+def _kept_classes(classes: Sequence[str], wanted: str | Sequence[str] | None) -> list[int]:
     """The numbers of the classes that --classes keeps, ascending; all where it is not given."""
     if wanted is None:
         return list(range(len(classes)))
-    return sorted({class_index(classes, name) for name in wanted.split(",")})
+    names = wanted.split(",") if isinstance(wanted, str) else wanted
+    return sorted({class_index(classes, name) for name in names})
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
@@ -235,7 +238,7 @@ def _resize(images: Tensor, size: int) -> Tensor:
 # ---- folder: any images, decoded once into a memory-mapped cache ----
 
 
-def _load_folder(data_dir: Path, size: int, wanted: str | None) -> Dataset:
+def _load_folder(data_dir: Path, size: int, wanted: str | Sequence[str] | None) -> Dataset:
     if not data_dir.is_dir():
         raise InputError(f"{data_dir} is not a folder: give a folder of images as --data_dir")
     root = data_dir.resolve()
@@ -256,14 +259,10 @@ def _load_folder(data_dir: Path, size: int, wanted: str | None) -> Dataset:
     classes = tuple(name for name in train if name)  # "" is a flat folder's only entry
     kept = _kept_classes(classes, wanted)
     names = [classes[i] for i in kept] or [""]
-    labelled = [(path, i) for i, name in enumerate(names) for path in train[name]]
     if test is None:
-        order = torch.randperm(len(labelled), generator=torch.Generator().manual_seed(0)).tolist()
-        cut = max(1, len(order) // 10)
-        held = [labelled[i] for i in sorted(order[:cut])]
-        labelled = [labelled[i] for i in sorted(order[cut:])]
-    else:
-        held = [(path, i) for i, name in enumerate(names) for path in test[name]]
+        train, test = _tenth_held_out({name: train[name] for name in names})
+    labelled = [(path, i) for i, name in enumerate(names) for path in train[name]]
+    held = [(path, i) for i, name in enumerate(names) for path in test[name]]
     if not labelled or not held:
         raise InputError(f"{data_dir}: one image to train on and one to test on are needed")
 
@@ -273,6 +272,18 @@ def _load_folder(data_dir: Path, size: int, wanted: str | None) -> Dataset:
     n = len(labelled)
     kept_names = tuple(classes[i] for i in kept)
     return Dataset("folder", images[:n], labels[:n], images[n:], labels[n:], kept_names)
+
+
+def _tenth_held_out(files: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], ...]:
+    """The files of each class, parted by chance: a class of two or more has some on both sides."""
+    generator = torch.Generator().manual_seed(0)
+    train, test = {}, {}
+    for name, paths in files.items():
+        order = torch.randperm(len(paths), generator=generator).tolist()
+        cut = max(len(paths) // 10, min(1, len(paths) - 1))
+        test[name] = [paths[i] for i in sorted(order[:cut])]
+        train[name] = [paths[i] for i in sorted(order[cut:])]
+    return train, test
 
 
 def _entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
@@ -424,6 +435,8 @@ def _decode(path: Path, channels: int, size: int) -> np.ndarray:
             image = image.reduce(max(1, min(image.size) // (4 * size)))  # copies are small, then
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+        if image.mode in ("I", "F"):
+            raise ValueError("its pixels have 32 bits, of a range that it does not say")
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if channels == 1 else "RGB")

@@ -29,7 +29,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise InputError(f"--device {name} cannot be used here ({reason}); try cpu") from None
     if device.type == "cuda" and device.index is not None:

@@ -53,6 +53,9 @@ class Evaluation:
         self.z = torch.randn(number, args.z_dim, generator=generator)
         labels = torch.arange(number) % max(1, len(dataset.classes))  # each class as often
         self.labels = labels.to(self.device) if conditional else None
+        known = network.classes if isinstance(network, ClassifierFeatures) else dataset.classes
+        if conditional and (unknown := set(dataset.classes) - set(known)):
+            raise InputError(f"the {network.name} does not know {', '.join(sorted(unknown))}")
         self.real = real_statistics(network, dataset.test_images)
 
     @classmethod
@@ -142,9 +145,9 @@ def real_statistics(network: InceptionFeatures | ClassifierFeatures, images: Ten
 
     The cache is the user's; its key is the images' bytes and the network's weights.
     """
-    key = hashlib.sha256(images.cpu().numpy().tobytes())
+    key = hashlib.sha256(images.cpu().contiguous().numpy().data)
     for value in network.state_dict().values():
-        key.update(value.cpu().contiguous().numpy().tobytes())
+        key.update(value.cpu().contiguous().numpy())
     path = user_cache() / f"statistics-{key.hexdigest()[:32]}.npz"
     if path.is_file():
         try:

@@ -49,7 +49,7 @@ from data import LARGE_PIXELS, Dataset, opened
 from device import PROCESSES, random_state, restore_random_state, seeded
 from evaluation import Evaluation
 from events import EventsFile
-from files import InputError, exit_on_input_error, locked, save_tensors, writing
+from files import UNFINISHED, InputError, exit_on_input_error, locked, save_tensors, writing
 from flags import MAY_DIFFER, as_flags, read_config
 from generate import draw_grid, noise, sample, save_gif, save_picture
 from parallel import any_process, average, first_only, from_first, processes, rank
@@ -174,7 +174,7 @@ class Run:
     @first_only
     def begin(self) -> None:
         """Put into the folder what it has before the first step."""
-        for unfinished in self.folder.rglob(".*.part"):  # of a process that was killed
+        for unfinished in self.folder.rglob(f".*{UNFINISHED}"):  # of a process that was killed
             with suppress(OSError):
                 unfinished.unlink()
         self.write_config()
@@ -467,9 +467,9 @@ class Run:
         """A line an epoch; an epoch that a kill made the run repeat has two."""
         path = self.folder / "timing.csv"
         header = "epoch,steps,seconds,images_per_second\n"
-        before = path.read_text() if path.exists() else header
         with writing(path) as temporary:
-            temporary.write_text(before + line)
+            before = path.read_bytes() if path.exists() else header.encode()
+            temporary.write_bytes(before + line.encode())
 
     def check_weights(self) -> None:
         """InputError where a network holds a number that is not finite."""
@@ -533,11 +533,11 @@ class Run:
             "steps_per_epoch": self.steps_per_epoch,
             "images": fingerprint(self.dataset.train_images),
         }
-        for name, value in mine.items():
-            if checkpoint.get(name) != value:
-                was = f"{name} {checkpoint.get(name)} there, {value} here"
-                raise InputError(f"{path} was trained on other data: {was}")
         with fitting(path, "this run"):
+            for name, value in mine.items():
+                if checkpoint.get(name) != value:
+                    was = f"{name} {checkpoint.get(name)} there, {value} here"
+                    raise InputError(f"{path} was trained on other data: {was}")
             check_progress(checkpoint)
             for name, part in self.state.items():
                 load_part(part, checkpoint[name], checkpoint["step"])

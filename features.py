@@ -227,7 +227,6 @@ class ClassifierFeatures(nn.Module):
 
     def __init__(self, checkpoint: dict[str, Any]) -> None:
         super().__init__()
-        self.name = f"{checkpoint['label']} classifier"
         self.classes = tuple(checkpoint["classes"])
         self.channels, self.image_size = checkpoint["channels"], checkpoint["image_size"]
         if self.channels not in (1, 3) or self.image_size not in IMAGE_SIZES:
@@ -236,6 +235,11 @@ class ClassifierFeatures(nn.Module):
         self.classifier = Classifier(self.channels, len(self.classes))
         state = {name: value.float() for name, value in checkpoint["state"].items()}
         self.classifier.load_state_dict(state)
+        # Other weights of the same label measure something else: the name tells them apart.
+        digest = hashlib.sha256()
+        for value in self.classifier.state_dict().values():
+            digest.update(value.contiguous().numpy())
+        self.name = f"{checkpoint['label']} classifier {digest.hexdigest()[:8]}"
         self.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -287,8 +291,9 @@ def classifier_for(
         return PRETRAINED / f"classifier-{dataset.name}.pt"
     if len(dataset.classes) < 2:
         raise InputError(f"{data_dir} has no classes to train a classifier on")
-    sums = [
-        int(part.sum(dtype=torch.int64)) for part in (dataset.train_images, dataset.train_labels)
+    sums = [  # in parts: each is copied to int64, and a folder may be larger than the memory
+        sum(int(part.sum(dtype=torch.int64)) for part in whole.split(4096))
+        for whole in (dataset.train_images, dataset.train_labels)
     ]
     key = hashlib.sha256(repr((dataset.train_images.shape, sums, dataset.classes)).encode())
     name = f"classifier-{key.hexdigest()[:16]}.pt"
@@ -375,19 +380,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--data_dir", default="data")
     add("--image_size", type=int, choices=IMAGE_SIZES, help="of a folder")
     add("--label", help="what the classifier is called (default: the data set's name)")
-    add("--save_path", help="default: pretrained/classifier-DATASET.pt")
+    add("--save_path", help="default: pretrained/classifier-DATASET.pt; of a folder, say where")
     add("--epochs", type=int, default=15)
     add("--seed", type=int, default=0)
     add("--device", default="auto")
     args = parser.parse_args(argv)
     if not (1 <= args.epochs <= 10_000 and 0 <= args.seed < 2**63):
         raise InputError("--epochs: give 1 to 10,000; --seed: a number from 0 to 2^63 - 1")
+    if args.dataset == "folder" and args.save_path is None:
+        raise InputError("--dataset folder: say where its classifier goes, with --save_path")
+    path = Path(args.save_path or PRETRAINED / f"classifier-{args.dataset}.pt")
     device = pick_device(args.device)
     dataset = load_dataset(args.dataset, args.data_dir, args.image_size)
     if len(dataset.classes) < 2:
         raise InputError(f"{args.data_dir} has no classes to train a classifier on")
     network = train_classifier(dataset, args.epochs, args.seed, device)
-    path = Path(args.save_path or PRETRAINED / f"classifier-{args.dataset}.pt")
     save_classifier(dataset, args.label or args.dataset, network, path)
     print(f"written to {path}")
 

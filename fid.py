@@ -29,9 +29,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoints import load_generator
-from data import CLASSES, LARGE_PIXELS, list_images, load_dataset, opened
+from data import CLASSES, DATASETS, LARGE_PIXELS, Dataset, list_images, load_dataset, opened
 from device import autocast_for, pick_device
-from features import FEATURES, ClassifierFeatures, InceptionFeatures, load_features
+from features import (
+    FEATURES,
+    ClassifierFeatures,
+    InceptionFeatures,
+    classifier_for,
+    load_classifier,
+    load_features,
+)
 from files import InputError, assembling, check_npz, exit_on_input_error
 from generate import CHUNK, noise, sample
 
@@ -193,15 +200,16 @@ def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, flo
 def image_batches(source: str, args: argparse.Namespace) -> Iterator[Tensor]:
     """uint8 (B, C, H, W) batches of what a command line calls a set of images.
 
-    `source`: a data set and split ("mnist:test"), a folder of images of one size, an .npz with
-    `images`, a checkpoint or a run folder (of which --num_images samples are drawn).
+    `source`: a data set and split ("mnist:test"; "folder:test": of the pictures in --data_dir), a
+    folder of images of one size, an .npz with `images`, a checkpoint or a run folder (of which
+    --num_images samples are drawn).
     InputError if it is none of these or cannot be read.
     """
-    path, (name, _, split) = Path(source), source.partition(":")
-    if name in CLASSES:
+    path, (name, split) = Path(source), named_split(source)
+    if name:
         if split not in ("train", "test"):
             raise InputError(f"{source}: which split? {name}:train or {name}:test")
-        dataset = load_dataset(name, args.data_dir)
+        dataset = load_dataset(name, args.data_dir) if name in CLASSES else pictures(args)
         images = dataset.train_images if split == "train" else dataset.test_images
         yield from images.split(args.batch_size)
     elif path.suffix == ".npz":
@@ -214,6 +222,17 @@ def image_batches(source: str, args: argparse.Namespace) -> Iterator[Tensor]:
     else:
         known = "a data set (mnist:test), a folder, an .npz, a checkpoint or a run folder"
         raise InputError(f"{source} is not there, or not {known}")
+
+
+def named_split(source: str) -> tuple[str, str]:
+    """ "mnist:test" -> ("mnist", "test"); ("", "") where no data set is named."""
+    name, _, split = source.partition(":")
+    return (name, split) if name in CLASSES or (name == "folder" and split) else ("", "")
+
+
+def pictures(args: argparse.Namespace) -> Dataset:
+    """The pictures in --data_dir, as a run among the sources saw them."""
+    return load_dataset("folder", args.data_dir, args.image_size, args.classes)
 
 
 def samples(path: Path, args: argparse.Namespace) -> Iterator[Tensor]:
@@ -295,7 +314,8 @@ def extract(
     statistics = Statistics(network.dim)
     kept: list[tuple[Tensor, Tensor]] = []
     for images in batches:
-        with autocast():
+        # A GPU's convolutions would keep 10 of float32's 23 bits (TF32).
+        with autocast(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             features, logits = network(images.to(device))
         statistics.update(features)
         if keep:
@@ -348,24 +368,27 @@ def is_statistics(source: str) -> bool:
         return False
 
 
-def infer_dataset(sources: Sequence[str]) -> str | None:
-    """The data set that the sources are about, by name or by what a checkpoint says."""
-    for source in sources:
-        if source.partition(":")[0] in CLASSES:
-            return source.partition(":")[0]
+def infer_dataset(sources: Sequence[str], args: argparse.Namespace) -> str | None:
+    """The data set that the sources are about, by name or by what a checkpoint says.
+
+    Of a checkpoint that was trained on a folder, its size and classes go into `args`.
+    """
+    named = [name for name, _ in map(named_split, sources) if name]
     for source in sources:
         if source.endswith(".pt") or os.path.isfile(Path(source, "config.json")):
-            return load_generator(source)[1].get("dataset")
-    return None
+            _, checkpoint = load_generator(source)
+            args.image_size = checkpoint["generator_args"]["image_size"]
+            args.classes = checkpoint["classes"] or None
+            named.append(checkpoint["dataset"])
+            break
+    return next(iter(named), None)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that fid.py and inception_score.py share."""
     add = parser.add_argument
     add("--features", choices=FEATURES, help="default: classifier where a data set is known")
-    add(
-        "--dataset", choices=tuple(CLASSES), help="whose classifier (default: what the sources say)"
-    )
+    add("--dataset", choices=DATASETS, help="whose classifier (default: what the sources say)")
     add("--inception_path", help="FID's Inception weights (default: downloaded once)")
     add("--data_dir", default="data", help="where data sets are or go")
     add("--num_images", type=int, default=10_000, help="samples of a checkpoint (default 10000)")
@@ -374,6 +397,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     add("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="of the network")
     add("--json", action="store_true", help="print one line of JSON")
+    parser.set_defaults(image_size=None, classes=None)  # of a folder, if no run says what it saw
 
 
 def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetwork:
@@ -382,9 +406,13 @@ def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetw
             raise InputError(f"--{flag} {getattr(args, flag)}: give a number from 1 to {10**7}")
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed {args.seed}: give a number from 0 to 2^63 - 1")
-    dataset = args.dataset or infer_dataset(sources)
+    inferred = infer_dataset(sources, args)
+    dataset, device = args.dataset or inferred, pick_device(args.device)
     kind = args.features or ("classifier" if dataset in CLASSES else "inception")
-    return load_features(kind, dataset, pick_device(args.device), args.inception_path)
+    if (kind, dataset) == ("classifier", "folder"):
+        path = classifier_for(pictures(args), args.data_dir, device, train=False)
+        return load_classifier(path).to(device)
+    return load_features(kind, dataset, device, args.inception_path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

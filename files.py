@@ -7,6 +7,7 @@ executes code.
 import errno
 import io
 import os
+import secrets
 import shutil
 import sys
 import time
@@ -22,6 +23,7 @@ from torch import Tensor
 if sys.platform != "win32":
     import fcntl
 
+UNFINISHED = ".gan-scripts.part"  # how the name of an unfinished file or folder ends
 ABANDONED = 86_400  # seconds: what is unfinished and was not written to for so long has no writer
 
 
@@ -60,7 +62,8 @@ def exit_on_input_error() -> Iterator[None]:
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`: becomes `path` when the block ends well, else is removed."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # By chance, not by the process: another container may have one of the same number.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         yield unfinished
         os.replace(unfinished, path)
@@ -71,10 +74,10 @@ def atomic(path: Path) -> Iterator[Path]:
 def remove_abandoned(folder: Path) -> None:
     """Remove from `folder` the unfinished files and folders of processes that were killed.
 
-    Their age tells them, not the process in their name: that one may run on another machine or in
-    another container that shares the folder, and numbers of processes are given out again.
+    Their age tells them: a process that still writes may run on another machine, or in another
+    container that shares the folder.
     """
-    for path in folder.glob(".*.part"):
+    for path in folder.glob(f".*{UNFINISHED}"):
         with suppress(OSError):  # removed by another start, or not ours to remove
             if time.time() - path.lstat().st_mtime > ABANDONED:
                 if path.is_dir():
@@ -143,7 +146,7 @@ def save_tensors(content: dict[str, Any], path: Path) -> None:
         torch.save(content, buffer)
 
 
-def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
+def load_tensors(path: str | Path) -> Any:
     """What torch.save wrote: tensors, numbers and text, nothing of which is executed.
 
     Raises whatever torch does for a damaged file, ValueError for one that claims more than it has:
@@ -154,7 +157,7 @@ def load_tensors(path: str | Path, device: torch.device | str = "cpu") -> Any:
             unpacked = sum(entry.file_size for entry in archive.infolist())
         if unpacked > os.path.getsize(path):  # torch.save does not compress
             raise ValueError(f"it unpacks to {unpacked:,} bytes")
-    content = torch.load(path, map_location=device, weights_only=True)
+    content = torch.load(path, map_location="cpu", weights_only=True)
     _check_tensors(content)
     return content
 

@@ -22,7 +22,8 @@ from files import InputError
 
 SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
 # What a resumed run may change.
-MAY_DIFFER = {"device", "data_dir", "max_steps", "sample_every", "eval_every", "resume"}
+MAY_DIFFER = {"device", "data_dir", "inception_path", "max_steps", "resume"}
+MAY_DIFFER |= {"sample_every", "eval_every"}
 
 
 def number(interval: str, kind: type = float) -> Callable[[str], Any]:

@@ -93,7 +93,9 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     """
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
     angle = torch.acos(cosine).unsqueeze(1).clamp(min=1e-6)
-    return (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+    arc = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
+    # Between opposites no arc is the shortest: through the middle, then.
+    return torch.where(cosine.unsqueeze(1) < -0.9999, torch.lerp(a, b, t), arc)
 
 
 def sample_between(
@@ -158,7 +160,7 @@ class Neighbours:
         """
         from features import classifier_for, load_classifier  # drawing alone needs no such network
 
-        keep = ",".join(checkpoint["classes"]) or None
+        keep = checkpoint["classes"] or None
         size = checkpoint["generator_args"]["image_size"]
         dataset = load_dataset(checkpoint["dataset"], data_dir, size, keep, fetch=prepare)
         self.device, self.images = device, dataset.train_images.cpu()

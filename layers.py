@@ -1,10 +1,12 @@
 """What the convolutional scripts have in common and that is not the point of any of them."""
 
 from collections.abc import Callable
+from types import MethodType
+from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.utils.parametrizations import spectral_norm
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 
 def pyramid(image_size: int, width: int) -> tuple[int, list[int]]:
@@ -14,6 +16,19 @@ def pyramid(image_size: int, width: int) -> tuple[int, list[int]]:
     """
     halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]
     return image_size >> halvings, [width * min(2**i, 8) for i in range(halvings)]
+
+
+def spectral_norm(layer: nn.Module) -> nn.Module:
+    """torch's, outside of autocast, which on a GPU would round its products to bfloat16."""
+
+    def forward(self: nn.Module, weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):
+            return type(self).forward(self, weight)
+
+    parametrizations.spectral_norm(layer)
+    norm: Any = layer.get_submodule("parametrizations.weight.0")
+    norm.forward = MethodType(forward, norm)
+    return layer
 
 
 def normalised(conv: nn.Conv2d, norm: str) -> list[nn.Module]:

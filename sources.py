@@ -27,7 +27,7 @@ import numpy as np
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 from tqdm import tqdm
 
-from files import InputError, atomic
+from files import UNFINISHED, InputError, atomic
 
 IDX_SOURCES: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
 IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
@@ -169,7 +169,7 @@ def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
         raise InputError("no apt-get and dpkg-deb here")
     print(f"no mirror answers: unpacking Debian's {DEBIAN_PACKAGE} into {folder}", file=sys.stderr)
     with tempfile.TemporaryDirectory(
-        dir=folder.resolve(), prefix=".debian-", suffix=".part"
+        dir=folder.resolve(), prefix=".debian-", suffix=UNFINISHED
     ) as temporary:
         place = Path(temporary)
 
@@ -288,7 +288,7 @@ def _fetch_cifar10(folder: Path) -> None:
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
-        dir=folder.parent, prefix=".cifar10-", suffix=".part"
+        dir=folder.parent, prefix=".cifar10-", suffix=UNFINISHED
     ) as temporary:
         archive = folder.parent / CIFAR10.filename
         if archive.is_file():

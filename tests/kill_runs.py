@@ -50,7 +50,7 @@ PER_RUN = 3  # kills of one run, at most
 SECONDS = 0.2  # that the server takes for a file, and apt-get for the package
 # What a kill interrupted, told from the names of the unfinished files it left; the first that fits.
 PHASES = {
-    "download": r"\.gz\.\d+\.part",
+    "download": r"\.gz\.[0-9a-f]+\.gan",
     "unpacking": r"\.part/cifar-10-batches-py|\.debian-",
     "folder's cache": r"\.npy\.",
     "folder's classifier": r"classifier-",

@@ -60,6 +60,7 @@ def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--name", "../up"], "--name '../up'"),
         (["--device", "cuda:77"], "--device cuda:77 cannot be used here"),
         (["--device", "toaster"], "--device toaster cannot be used here"),
+        (["--device", "hpu"], "--device hpu cannot be used here"),
         (["--config", "nowhere.json"], "nowhere.json cannot be read"),
         (["--resume", "nowhere"], "nowhere"),
         (["--resume", "a", "--config", "b"], "exclude each other"),
@@ -253,6 +254,7 @@ def test_resume_from_bad_checkpoints(
         ("opt_g", {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": []}),
         ("opt_d", 0),
         ("random_state", {"cpu": torch.zeros(3)}),
+        ("steps_per_epoch", torch.zeros(2)),
     ],
 )
 def test_resume_from_a_state_that_is_none(

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,26 @@ def test_spectral_norm_bounds_every_layer() -> None:
     for weight in weights:
         largest = torch.linalg.svdvals(weight.detach().flatten(1))[0].item()
         assert largest == pytest.approx(1, abs=1e-3)
+
+
+def test_spectral_norm_is_left_alone_by_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU autocast would make its products bfloat16; a copy of D iterates by itself."""
+    discriminator = Discriminator(4, 1, 28, 5, "spectral", dropout=0.0)
+    norm: Any = discriminator.linear.get_submodule("parametrizations.weight.0")
+    compute, seen = type(norm).forward, []
+
+    def watch(self: nn.Module, weight: Tensor) -> Tensor:
+        seen.append((self, torch.is_autocast_enabled("cpu")))
+        return compute(self, weight)
+
+    monkeypatch.setattr(type(norm), "forward", watch)
+    copied = copy.deepcopy(discriminator)
+    before = norm._u.clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        copied(torch.randn(2, 1, 28, 28), torch.tensor([0, 1]))
+    assert len(seen) == 5 and not any(autocast for _, autocast in seen)
+    assert {module for module, _ in seen} <= set(copied.modules())
+    assert torch.equal(norm._u, before)
 
 
 def test_initial_weights_are_dcgans() -> None:

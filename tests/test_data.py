@@ -179,7 +179,8 @@ def test_class_index() -> None:
     assert class_index(("b", "a"), 0) == 0
     assert class_index(("1", "0"), "0") == 1, "a name goes before a number"
     assert class_index(("a", "A"), "A") == 1, "the exact spelling goes first"
-    for wrong in ("c", "2", "-1", "", "1.0"):
+    assert class_index((" b", "b"), " b") == 0, "blanks may belong to it"
+    for wrong in ("c", "2", "-1", "", "1.0", "9" * 5000):
         with pytest.raises(InputError, match="0 b, 1 a"):
             class_index(("b", "a"), wrong)
     with pytest.raises(InputError, match="no classes"):
@@ -648,6 +649,23 @@ def test_class_folders(tmp_path: Path) -> None:
         load_dataset("folder", tmp_path, classes="cow")
 
 
+def test_each_class_is_on_both_sides(tmp_path: Path) -> None:
+    """A tenth of each is held out, of a small one an image, and of a single image nothing."""
+    for name, number in (("a", 30), ("b", 2), ("c", 1)):
+        flat(tmp_path / name, number)
+    dataset = load_dataset("folder", tmp_path, 28)
+    assert dataset.train_labels.bincount().tolist() == [27, 1, 1]
+    assert dataset.test_labels.bincount(minlength=3).tolist() == [3, 1, 0]
+
+
+def test_class_names_with_commas_and_blanks(tmp_path: Path) -> None:
+    """They cannot be told apart in --classes; a checkpoint's list of them can."""
+    names = (" c", "cats, dogs")
+    for name in (*names, "other"):
+        flat(tmp_path / name, 2)
+    assert load_dataset("folder", tmp_path, 28, classes=names).classes == names
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such file names")
 @pytest.mark.parametrize("name", ["a\nb", "a\x1b[31m", os.fsdecode(b"\xff")])
 def test_class_names_are_text(tmp_path: Path, name: str) -> None:
@@ -816,6 +834,14 @@ def damaged_links_that_lead_to_each_other(folder: Path) -> None:
 
 def damaged_dangling(folder: Path) -> None:
     (folder / "culprit.png").symlink_to("nowhere.png")
+
+
+def damaged_floats(folder: Path) -> None:
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(folder / "culprit.tif")
+
+
+def damaged_whole_numbers(folder: Path) -> None:
+    Image.fromarray(np.full((8, 8), 70_000, np.int32)).save(folder / "culprit.tif")
 
 
 def damaged_mixed(folder: Path) -> None:

@@ -18,15 +18,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 import cdcgan
+import evaluation
 import experiment
 import vanilla_gan
 import wgan_gp
 from checkpoints import read_checkpoint
 from data import Batches
 from experiment import GIF_SIDE, describe
-from files import InputError
+from files import UNFINISHED, InputError
 from flags import number
 from tests.conftest import TINY, command, refusal
+from tests.stand_ins import classifier_checkpoint
 
 # Everything random takes part: dropout, noisy labels, mirrored images.
 RANDOM = ["--dropout", "0.2", "--label_noise", "0.1", "--hflip", "--epochs", "4"]
@@ -375,7 +377,30 @@ def test_throughput_counts_what_the_critic_saw(flags: list[str], tmp_path: Path)
 
 def test_resuming_removes_half_written_files(flags: list[str], tmp_path: Path) -> None:
     cdcgan.main([*flags, "--name", "run", "--epochs", "1"])
-    left = tmp_path / "run" / "samples" / ".epoch_0002.png.123.part"
+    left = tmp_path / "run" / "samples" / f".epoch_0002.png.123{UNFINISHED}"
     left.write_bytes(b"half")
     cdcgan.main(["--resume", str(tmp_path / "run"), "--epochs", "2"])
     assert not left.exists()
+
+
+def test_what_a_resumed_run_may_find_elsewhere(flags: list[str], tmp_path: Path) -> None:
+    """Places change from machine to machine; a file that an editor spoilt stops no training."""
+    cdcgan.main([*flags, "--name", "run", "--epochs", "1"])
+    with (tmp_path / "run" / "timing.csv").open("ab") as file:
+        file.write(b"\xff\n")
+    elsewhere = ["--inception_path", str(tmp_path / "weights.pth")]
+    cdcgan.main(["--resume", str(tmp_path / "run"), "--epochs", "2", *elsewhere])
+    lines = (tmp_path / "run" / "timing.csv").read_bytes().splitlines()
+    assert len(lines) == 4 and lines[-1].startswith(b"2,")
+
+
+def test_a_classifier_of_other_classes_is_a_line(
+    flags: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    torch.save(classifier_checkpoint(classes=3), tmp_path / "other.pt")
+    monkeypatch.setattr(evaluation, "classifier_for", lambda *_: tmp_path / "other.pt")
+    argv = [*flags, "--name", "run", "--features", "classifier"]
+    assert "does not know bag, coat, shoe" in refusal(cdcgan.main, argv, capsys)

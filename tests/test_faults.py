@@ -24,7 +24,7 @@ import vanilla_gan
 from checkpoints import read_checkpoint
 from data import load_dataset
 from events import EventsFile
-from files import ABANDONED, InputError, locked, remove_abandoned, user_cache
+from files import ABANDONED, UNFINISHED, InputError, atomic, locked, remove_abandoned, user_cache
 from tests.conftest import TINY, command, refusal
 from tests.kill_runs import start, survive
 from tests.long_run import long_flags, measure
@@ -225,6 +225,17 @@ def test_runs_survive_kills(tmp_path: Path) -> None:
     assert sum(aimed) >= 3, counts  # not each: between seeing a phase and the kill, it may end
 
 
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """Of one process number too, as in two containers: what stays is the last one's to end."""
+    path = tmp_path / "file"
+    with atomic(path) as first, atomic(path) as second:
+        assert first != second
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_is_abandoned_is_removed_and_nothing_else(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,15 +247,19 @@ def test_what_is_abandoned_is_removed_and_nothing_else(
     long_ago = time.time() - ABANDONED - 60
     for place in places:
         for age in ("old", "new"):
-            (place / f".{age}.npy.123.part").write_bytes(b"half")
-            (place / f".cifar10-{age}.part").mkdir()
-            (place / f".cifar10-{age}.part" / "data_batch_1").write_bytes(b"half")
+            (place / f".{age}.npy.123{UNFINISHED}").write_bytes(b"half")
+            (place / f".cifar10-{age}{UNFINISHED}").mkdir()
+            (place / f".{age}-film.mkv.part").write_bytes(b"another program's")
+            (place / f".cifar10-{age}{UNFINISHED}" / "data_batch_1").write_bytes(b"half")
         for path in (*place.glob(".*old*.part"), *place.glob("*.npy")):
             os.utime(path, (long_ago, long_ago))
     before = {path for place in places for path in place.iterdir()}
     load_dataset("folder", folder, 28)
     after = {path for place in places for path in place.iterdir()}
-    assert {path.name for path in before - after} == {".old.npy.123.part", ".cifar10-old.part"}
+    assert {path.name for path in before - after} == {
+        f".old.npy.123{UNFINISHED}",
+        f".cifar10-old{UNFINISHED}",
+    }
     assert len(before - after) == 6 and after < before
     remove_abandoned(tmp_path / "absent")  # is no error
     with pytest.raises(InputError, match="too long"):

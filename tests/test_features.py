@@ -323,13 +323,21 @@ def test_weights_are_downloaded_once(serve: Serve, monkeypatch: pytest.MonkeyPat
 def test_classifier_takes_any_images(channels: int, size: int, tmp_path: Path) -> None:
     torch.save(classifier_checkpoint(channels, size, label="some"), tmp_path / "classifier.pt")
     network = load_classifier(tmp_path / "classifier.pt")
-    assert network.name == "some classifier" and network.distance == "FCD"
+    assert network.name.startswith("some classifier ") and network.distance == "FCD"
     for given in (1, 3):
         for pixels in (28, 32, 64):
             found, logits = network(random_images(2, given, pixels))
             assert found.shape == (2, 128) and logits.shape == (2, 10)
             assert found.dtype == logits.dtype == torch.float32
     assert 0.01 < found.square().mean().sqrt() < 100
+
+
+def test_a_classifiers_name_tells_its_weights() -> None:
+    """So that statistics saved through one are not compared through another of its label."""
+    same, other = classifier_checkpoint(), classifier_checkpoint()
+    other["state"] = other["state"] | {"linear.bias": other["state"]["linear.bias"] + 0.5}
+    names = {ClassifierFeatures(content).name for content in (same, classifier_checkpoint(), other)}
+    assert len(names) == 2
 
 
 def test_classifier_sees_the_generators_range() -> None:
@@ -373,7 +381,7 @@ def test_which_classifier(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.setattr(features, "PRETRAINED", tmp_path)
     torch.save(classifier_checkpoint(label="m"), tmp_path / "classifier-mnist.pt")
     network = load_features("classifier", dataset="mnist")
-    assert isinstance(network, ClassifierFeatures) and network.name == "m classifier"
+    assert isinstance(network, ClassifierFeatures) and network.name.startswith("m ")
     with pytest.raises(InputError, match="--features inception"):
         load_features("classifier", dataset="cifar10")
     with pytest.raises(InputError, match="--dataset"):
@@ -436,14 +444,16 @@ def test_command(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
     rest = ["--epochs", "1", "--label", "shades", "--save_path", str(path), "--device", "cpu"]
     features.main([*data, *rest])
     assert str(path) in capsys.readouterr().out
-    assert load_classifier(path).name == "shades classifier"
+    assert load_classifier(path).name.startswith("shades classifier ")
+    assert "--save_path" in refusal(features.main, data, capsys)
+    data += ["--save_path", str(tmp_path / "another.pt")]
     for argv, says in (
         (["--dataset", "imagenet"], "--dataset"),
-        (["--dataset", "folder", "--data_dir", str(tmp_path / "nowhere")], "nowhere"),
+        ([*data, "--data_dir", str(tmp_path / "nowhere")], "nowhere"),
         ([*data, "--device", "toaster"], "--device toaster"),
         ([*data, "--epochs", "0"], "--epochs"),
         ([*data, "--seed", "-1"], "--seed"),
-        (["--dataset", "folder", "--data_dir", str(pictures / "train" / CLASSES[0])], "no classes"),
+        ([*data, "--data_dir", str(pictures / "train" / CLASSES[0])], "no classes"),
     ):
         assert says in refusal(features.main, argv, capsys)
 

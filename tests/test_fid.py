@@ -3,9 +3,11 @@
 import gc
 import json
 import math
+import shutil
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 import cdcgan
 import features
 import fid
+from features import ClassifierFeatures, load_classifier
 from fid import (
     Gaussian,
     Statistics,
@@ -30,7 +33,7 @@ from fid import (
 )
 from files import InputError
 from generate import save_images, save_npz
-from tests.conftest import refusal
+from tests.conftest import TINY, refusal
 from tests.damage import inflating
 from tests.stand_ins import (
     Payload,
@@ -510,6 +513,8 @@ BAD_STATISTICS = (
 
 # ---- the command ----
 
+STAND_IN = ClassifierFeatures(classifier_checkpoint(label="stand-in")).name
+
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -560,12 +565,12 @@ def test_sources_of_one_content_agree(command: Path, capsys: Capture) -> None:
     found = answer(["real", "fake", *data], capsys)
     assert found.keys() == {"fcd", "n_a", "n_b", "features", "dim"}
     assert (found["n_a"], found["n_b"], found["dim"]) == (25, 23, 128)
-    assert found["features"] == "stand-in classifier"
+    assert found["features"] == STAND_IN
     network = random_classifier()
     (x, _), (y, _) = (network(random_images(25 - 2 * seed, 1, 28, seed)) for seed in (0, 1))
     assert found["fcd"] == pytest.approx(distance(x, y), rel=1e-4)
     fid.main(["real.npz", *data, "--save_stats", "stats/real.npz", "--device", "cpu"])
-    assert "25 images through stand-in classifier" in capsys.readouterr().out
+    assert f"25 images through {STAND_IN}" in capsys.readouterr().out
     for a in ("real", "real.npz", "stats/real.npz"):
         for b in ("fake", "fake.npz"):
             for size in ("100", "7"):
@@ -579,9 +584,48 @@ def test_samples_of_a_run(command: Path, capsys: Capture) -> None:
     """A checkpoint or its folder; whose classifier is meant, it says itself."""
     size = ["--num_images", "33", "--batch_size", "10"]
     found = answer(["real", "run", *size], capsys)
-    assert (found["n_a"], found["n_b"], found["features"]) == (25, 33, "stand-in classifier")
+    assert (found["n_a"], found["n_b"], found["features"]) == (25, 33, STAND_IN)
     assert answer(["real", "run/last.pt", *size], capsys) == found
     assert answer(["real", "run", *size, "--seed", "1"], capsys)["fcd"] != found["fcd"]
+
+
+def test_a_run_on_a_folder_is_measured_through_the_folders_classifier(
+    pictures: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Of its size and classes, as in training; where there is none yet, that is said."""
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    data = ["--dataset", "folder", "--data_dir", str(folder), "--image_size", "28"]
+    tiny = [*TINY[:-2], *data, "--classes", "bag,shoe", "--epochs", "1", "--eval_samples", "30"]
+    ask = ["folder:test", str(tmp_path / "run"), "--data_dir", str(folder), "--num_images", "30"]
+    ask += ["--features", "classifier"]
+    unmeasured = [*tiny, "--features", "none", "--device", "cpu"]
+    cdcgan.main([*unmeasured, "--out_dir", str(tmp_path), "--name", "run"])
+    assert "has no classifier yet" in refusal(fid.main, ask, capsys)
+    cdcgan.main([*tiny, "--device", "cpu", "--out_dir", str(tmp_path), "--name", "measured"])
+    (file,) = (folder / ".cache").glob("classifier-*.pt")
+    found = answer(ask, capsys)
+    assert found["features"] == load_classifier(file).name
+    assert (found["n_a"], found["n_b"]) == (8, 30)
+    assert "folder:train or folder:test" in refusal(fid.main, ["folder:x", *ask[1:]], capsys)
+
+
+def test_float32_is_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Network(nn.Module):
+        dim = 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("anything", torch.zeros(1))
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return images.flatten(1).float(), images.flatten(1).float()
+
+    before = torch.backends.cudnn.allow_tf32
+    extract([torch.zeros(2, 3, 1, 1, dtype=torch.uint8)], cast(Any, Network()))
+    assert seen == [False] and torch.backends.cudnn.allow_tf32 == before
 
 
 def test_what_else_is_asked_for(command: Path, capsys: Capture) -> None:
@@ -594,7 +638,7 @@ def test_what_else_is_asked_for(command: Path, capsys: Capture) -> None:
     printed = capsys.readouterr().out
     for name in ("fcd", *extra):
         assert f"{name} " in printed and f"{found[name]:.4f}" in printed
-    assert "25 and 25 images through stand-in classifier, 128 features" in printed
+    assert f"25 and 25 images through {STAND_IN}, 128 features" in printed
     bfloat16 = answer([*argv, "--precision", "bf16"], capsys)["fcd"]
     assert bfloat16 == pytest.approx(found["fcd"], rel=0.1) and bfloat16 != found["fcd"]
 
@@ -614,7 +658,7 @@ def test_warnings(command: Path, capsys: Capture) -> None:
     out, err = capsys.readouterr()
     assert "128.0000" in out and "unknown number" in out and "None" not in out + err
     fid.main(["theirs.npz", "--save_stats", "copy.npz", *data])
-    assert load_statistics(command / "copy.npz", "stand-in classifier").n is None
+    assert load_statistics(command / "copy.npz", STAND_IN).n is None
 
 
 def test_inception_from_the_command(command: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -215,6 +215,8 @@ def test_slerp_keeps_the_length() -> None:
     angle = torch.acos((a * b).sum(1))
     assert torch.allclose(torch.acos((a * middle).sum(1)), 0.3 * angle, atol=1e-4)
     assert torch.allclose(slerp(a, a, 0.5), a, atol=1e-5)
+    one = torch.ones(1, 1)  # of one number only: opposites, between which no arc leads
+    assert slerp(one, -0.5 * one, 0.5).item() == pytest.approx(0.25)
 
 
 def test_more_neighbours_than_images(
