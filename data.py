@@ -45,7 +45,7 @@ CLASSES = {
     "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
 }
 KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
-CACHE_VERSION = 1  # of the decoded folder: raise it when decoding changes
+CACHE_VERSION = 2  # of the decoded folder: raise it when decoding changes
 MOST_PIXELS = 1 << 26  # of a picture: a few KB may claim to be gigabytes
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns of up to twice this: opened() refuses
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -276,10 +276,10 @@ def _load_folder(data_dir: Path, size: int, wanted: str | Sequence[str] | None) 
 
 def _tenth_held_out(files: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], ...]:
     """The files of each class, parted by chance: a class of two or more has some on both sides."""
-    generator = torch.Generator().manual_seed(0)
     train, test = {}, {}
     for name, paths in files.items():
-        order = torch.randperm(len(paths), generator=generator).tolist()
+        # From a seed of its own: a class is parted alike whatever other classes there are.
+        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
         cut = max(len(paths) // 10, min(1, len(paths) - 1))
         test[name] = [paths[i] for i in sorted(order[:cut])]
         train[name] = [paths[i] for i in sorted(order[cut:])]
@@ -436,7 +436,7 @@ def _decode(path: Path, channels: int, size: int) -> np.ndarray:
         if image.mode.startswith("I;16"):  # Pillow would clip 16 bits, not scale them
             image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
         if image.mode in ("I", "F"):
-            raise ValueError("its pixels have 32 bits, of a range that it does not say")
+            raise ValueError(f"mode {image.mode}, of no certain range: save it with 8 or 16 bits")
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if channels == 1 else "RGB")

@@ -58,7 +58,7 @@ WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for 
 PICTURES = 100  # sample pictures of a long run, or up to twice as many; a short one's are fewer
 GIF_FRAMES, GIF_SIDE = 30, 1000  # the most frames of training.gif, and pixels a side of them
 ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
-NO_HYPERPARAMETERS = MAY_DIFFER | {"out_dir", "name", "config", "inception_path"}
+NO_HYPERPARAMETERS = MAY_DIFFER | {"out_dir", "name", "config"}
 # TensorBoard's names for what a script logs; whatever is not listed keeps its own.
 TAGS = {
     "d_loss": "loss/discriminator",

@@ -228,6 +228,8 @@ class ClassifierFeatures(nn.Module):
     def __init__(self, checkpoint: dict[str, Any]) -> None:
         super().__init__()
         self.classes = tuple(checkpoint["classes"])
+        if not all(isinstance(name, str) for name in self.classes):
+            raise ValueError("a class whose name is no text")
         self.channels, self.image_size = checkpoint["channels"], checkpoint["image_size"]
         if self.channels not in (1, 3) or self.image_size not in IMAGE_SIZES:
             raise ValueError(f"{self.channels} channels, {self.image_size} pixels")
@@ -292,7 +294,7 @@ def classifier_for(
     if len(dataset.classes) < 2:
         raise InputError(f"{data_dir} has no classes to train a classifier on")
     sums = [  # in parts: each is copied to int64, and a folder may be larger than the memory
-        sum(int(part.sum(dtype=torch.int64)) for part in whole.split(4096))
+        sum(int(part.sum(dtype=torch.int64)) for part in whole.split(256))
         for whole in (dataset.train_images, dataset.train_labels)
     ]
     key = hashlib.sha256(repr((dataset.train_images.shape, sums, dataset.classes)).encode())
@@ -302,7 +304,10 @@ def classifier_for(
         if path.is_file():
             return path
     if not train:
-        raise InputError(f"{data_dir} has no classifier yet: a run that evaluates trains one")
+        what = f"{len(dataset.classes)} classes at {dataset.image_size} pixels"
+        raise InputError(
+            f"{data_dir} has no classifier of {what} yet: a run that evaluates trains one"
+        )
     print(f"training a classifier of {data_dir} for the metrics, once")
     # Ten epochs, or what a small folder needs to come to enough steps.
     epochs = max(10, LEAST_STEPS * 128 // len(dataset.train_images))

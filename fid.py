@@ -377,9 +377,10 @@ def infer_dataset(sources: Sequence[str], args: argparse.Namespace) -> str | Non
     for source in sources:
         if source.endswith(".pt") or os.path.isfile(Path(source, "config.json")):
             _, checkpoint = load_generator(source)
-            args.image_size = checkpoint["generator_args"]["image_size"]
-            args.classes = checkpoint["classes"] or None
             named.append(checkpoint["dataset"])
+            if checkpoint["dataset"] == "folder":
+                args.image_size = checkpoint["generator_args"]["image_size"]
+                args.classes = checkpoint["classes"] or None
             break
     return next(iter(named), None)
 
@@ -390,7 +391,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--features", choices=FEATURES, help="default: classifier where a data set is known")
     add("--dataset", choices=DATASETS, help="whose classifier (default: what the sources say)")
     add("--inception_path", help="FID's Inception weights (default: downloaded once)")
-    add("--data_dir", default="data", help="where data sets are or go")
+    add("--data_dir", default="data", help="where data sets are or go; the pictures of folder:test")
     add("--num_images", type=int, default=10_000, help="samples of a checkpoint (default 10000)")
     add("--seed", type=int, default=0, help="of those samples")
     add("--batch_size", type=int, default=100, help="images at a time")
@@ -408,7 +409,8 @@ def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetw
         raise InputError(f"--seed {args.seed}: give a number from 0 to 2^63 - 1")
     inferred = infer_dataset(sources, args)
     dataset, device = args.dataset or inferred, pick_device(args.device)
-    kind = args.features or ("classifier" if dataset in CLASSES else "inception")
+    known = args.dataset or inferred in CLASSES
+    kind = args.features or ("classifier" if known else "inception")
     if (kind, dataset) == ("classifier", "folder"):
         path = classifier_for(pictures(args), args.data_dir, device, train=False)
         return load_classifier(path).to(device)

@@ -150,7 +150,8 @@ def main() -> None:
     else:
         plain = plain_curve(args.minutes, args.every, args.seed)
     with args.save_path.with_suffix(".csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("minutes", "fcd"), *plain])
+        rows = [(f"{minutes:.1f}", f"{distance:.3f}") for minutes, distance in plain]
+        csv.writer(file).writerows([("minutes", "fcd"), *rows])
 
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()

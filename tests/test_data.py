@@ -658,6 +658,15 @@ def test_each_class_is_on_both_sides(tmp_path: Path) -> None:
     assert dataset.test_labels.bincount(minlength=3).tolist() == [3, 1, 0]
 
 
+def test_a_class_is_parted_alike_whatever_others_there_are(tmp_path: Path) -> None:
+    for name, colour in (("a", 0), ("b", 100)):
+        for i in range(20):
+            save(tmp_path / name / f"{i:02}.png", colour + i)
+    both, one = (load_dataset("folder", tmp_path, 28, classes=c) for c in (None, "b"))
+    alike = both.test_images[both.test_labels == 1]
+    assert len(alike) == 2 and torch.equal(alike, one.test_images)
+
+
 def test_class_names_with_commas_and_blanks(tmp_path: Path) -> None:
     """They cannot be told apart in --classes; a checkpoint's list of them can."""
     names = (" c", "cats, dogs")

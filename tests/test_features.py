@@ -359,6 +359,7 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no tensors\n")
     torch.save({**good, "state": {}}, tmp_path / "weightless.pt")
     torch.save({**good, "classes": ["a", "b"]}, tmp_path / "classes.pt")
+    torch.save({**good, "classes": [[i] for i in range(10)]}, tmp_path / "unnamed.pt")
     torch.save({**good, "channels": 3}, tmp_path / "channels.pt")
     torch.save({name: good[name] for name in good if name != "label"}, tmp_path / "nameless.pt")
     torch.save([good], tmp_path / "list.pt")
@@ -368,7 +369,9 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
     state = {**good["state"], "linear.weight": torch.zeros(1).expand(1 << 20, 1 << 20)}
     torch.save({**good, "state": state}, tmp_path / "huge.pt")
     load_classifier(tmp_path / "good.pt")
-    bad = "half text weightless classes channels nameless list payload bomb size huge nowhere"
+    bad = (
+        "half text weightless classes unnamed channels nameless list payload bomb size huge nowhere"
+    )
     for name in bad.split():
         with pytest.raises(InputError) as refused:
             load_classifier(tmp_path / f"{name}.pt")

@@ -600,13 +600,18 @@ def test_a_run_on_a_folder_is_measured_through_the_folders_classifier(
     ask += ["--features", "classifier"]
     unmeasured = [*tiny, "--features", "none", "--device", "cpu"]
     cdcgan.main([*unmeasured, "--out_dir", str(tmp_path), "--name", "run"])
-    assert "has no classifier yet" in refusal(fid.main, ask, capsys)
+    assert "no classifier of 2 classes at 28 pixels yet" in refusal(fid.main, ask, capsys)
     cdcgan.main([*tiny, "--device", "cpu", "--out_dir", str(tmp_path), "--name", "measured"])
     (file,) = (folder / ".cache").glob("classifier-*.pt")
     found = answer(ask, capsys)
     assert found["features"] == load_classifier(file).name
     assert (found["n_a"], found["n_b"]) == (8, 30)
     assert "folder:train or folder:test" in refusal(fid.main, ["folder:x", *ask[1:]], capsys)
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    content = torch.load(tmp_path / "other" / "last.pt", weights_only=True)
+    torch.save(content | {"dataset": "mnist"}, tmp_path / "other" / "last.pt")
+    ask[1:2] = [str(tmp_path / "other"), "--dataset", "folder"]  # which knows no size of the folder
+    assert "of 3 classes at 64 pixels" in refusal(fid.main, ask[:-2], capsys)
 
 
 def test_float32_is_not_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
