@@ -11,7 +11,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, mode, stdev
 
 import pytest
 import torch
@@ -272,9 +272,10 @@ def test_the_course_of_cdcgan_is_as_recorded() -> None:
 def test_the_results_in_the_docstrings_are_as_recorded(script: str) -> None:
     data = (script, "Fashion-MNIST")
     runs = [run for run in record_results.recorded() if (run["script"], run["data"]) == data]
+    epochs = mode(run["epochs"] for run in runs)  # a single longer run may stand beside them
+    runs = [run for run in runs if run["epochs"] == epochs]
     fcd, minutes = [run["fcd"] for run in runs], mean(run["cpu_minutes"] for run in runs)
     assert len({run["seed"] for run in runs}) == len(runs) > 1
-    (epochs,) = {run["epochs"] for run in runs}
     said = help_of(f"{script}.py").partition("Result:")[2].partition("CPU core")[0]
     spread = f" ± {stdev(fcd):.2f}" if stdev(fcd) >= 0.005 else ""
     assert f"FCD {mean(fcd):.2f}{spread} " in said and f"{minutes:.0f} min" in said
