@@ -593,7 +593,8 @@ def test_a_run_on_a_folder_is_measured_through_the_folders_classifier(
     pictures: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """Of its size and classes, as in training; where there is none yet, that is said."""
-    folder = shutil.copytree(pictures, tmp_path / "pictures")
+    no_cache = shutil.ignore_patterns(".cache")  # of other tests
+    folder = shutil.copytree(pictures, tmp_path / "pictures", ignore=no_cache)
     data = ["--dataset", "folder", "--data_dir", str(folder), "--image_size", "28"]
     tiny = [*TINY[:-2], *data, "--classes", "bag,shoe", "--epochs", "1", "--eval_samples", "30"]
     ask = ["folder:test", str(tmp_path / "run"), "--data_dir", str(folder), "--num_images", "30"]
