@@ -225,7 +225,7 @@ def image_batches(source: str, args: argparse.Namespace) -> Iterator[Tensor]:
 
 
 def named_split(source: str) -> tuple[str, str]:
-    """ "mnist:test" -> ("mnist", "test"); ("", "") where no data set is named."""
+    """Of "mnist:test": ("mnist", "test"). Of what names no data set: ("", "")."""
     name, _, split = source.partition(":")
     return (name, split) if name in CLASSES or (name == "folder" and split) else ("", "")
 
