@@ -6,12 +6,12 @@ the wrong name, and G must draw what it was asked for.
 
     min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]
 
-The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434). The departures are for variety
-within a class, which plain DCGAN lost here: D has spectral norm instead of batch norm, one layer
-more, and sums its features over the image; Adam has no momentum, and four (G) and eight (D) times
-the paper's rate; real counts as 0.9; G's weights are averaged; z is normal, not uniform. Mirza &
-Osindero join a one-hot y to D's input; here D meets y in a projection of its features (Miyato &
-Koyama, 2018, arXiv:1802.05637).
+The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434). The departures: D has spectral
+norm instead of batch norm, one layer more, and sums its features over the image; Adam has no
+momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
+averaged; z is normal, not uniform. Mirza & Osindero give both networks a one-hot y; here G gets a
+learnt vector, drawn small, for variety within a class, and D meets y in a projection of its
+features (Miyato & Koyama, 2018, arXiv:1802.05637).
 
 Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
 Result:  FCD 0.09 ± 0.01 after 20 epochs (3 seeds, 10k samples, test images), 49 min on one CPU core

@@ -8,7 +8,7 @@ are a download of 96 MB and which takes minutes on a CPU. 28 x 28 grey images ar
 was trained on, so for small data sets there is a small classifier of the same data, in pretrained/.
 What is measured through that is comparable with nothing but itself, and never called FID or IS.
 
-    python features.py --dataset fashion_mnist       # trains the classifier in pretrained/ anew
+    python features.py --dataset fashion_mnist --epochs 25     # trains the one in pretrained/ anew
 """
 
 import argparse
