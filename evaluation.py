@@ -8,6 +8,7 @@ An evaluation draws its z from random numbers of its own, in eval mode: it chang
 
 import argparse
 import hashlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -149,7 +150,7 @@ def real_statistics(network: InceptionFeatures | ClassifierFeatures, images: Ten
     for value in network.state_dict().values():
         key.update(value.cpu().contiguous().numpy())
     path = user_cache() / f"statistics-{key.hexdigest()[:32]}.npz"
-    if path.is_file():
+    if os.path.isfile(path):  # Path.is_file raises where the cache may not be entered
         try:
             return load_statistics(path, network.name)
         except InputError:
@@ -160,4 +161,4 @@ def real_statistics(network: InceptionFeatures | ClassifierFeatures, images: Ten
         save_statistics(real, path, network.name)
     except InputError as error:
         print(f"warning: {error}: the next run computes the statistics anew", file=sys.stderr)
-    return load_statistics(path, network.name) if path.is_file() else real
+    return load_statistics(path, network.name) if os.path.isfile(path) else real

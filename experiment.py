@@ -572,9 +572,12 @@ class Run:
 
 
 def fingerprint(images: Tensor) -> list[int]:
-    """The number of images and the sum of a thousand: tells a data set from another in no time."""
-    few = images[:: max(1, len(images) // 1000)]
-    return [len(images), int(few.sum(dtype=torch.int64))]
+    """The number of images and the sum of a thousand, each times its place, in no time.
+
+    It tells a data set from another, and from itself in another order: folders' classes swapped.
+    """
+    few = images[:: max(1, len(images) // 1000)].flatten(1).sum(dim=1, dtype=torch.int64)
+    return [len(images), int((few * torch.arange(1, len(few) + 1)).sum())]
 
 
 def extremes(images: Tensor) -> float:

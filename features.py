@@ -14,6 +14,7 @@ What is measured through that is comparable with nothing but itself, and never c
 import argparse
 import copy
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ def load_inception(path: str | Path | None = None) -> InceptionFeatures:
     """
     if path is None:
         path = user_cache() / INCEPTION_URL.rsplit("/", 1)[1]
-        if not path.is_file():
+        if not os.path.isfile(path):  # Path.is_file raises where the cache may not be entered
             fetch_inception(path)
     try:
         state = load_tensors(path)
@@ -293,15 +294,14 @@ def classifier_for(
         return PRETRAINED / f"classifier-{dataset.name}.pt"
     if len(dataset.classes) < 2:
         raise InputError(f"{data_dir} has no classes to train a classifier on")
-    sums = [  # in parts: each is copied to int64, and a folder may be larger than the memory
-        sum(int(part.sum(dtype=torch.int64)) for part in whole.split(256))
-        for whole in (dataset.train_images, dataset.train_labels)
-    ]
-    key = hashlib.sha256(repr((dataset.train_images.shape, sums, dataset.classes)).encode())
+    key = hashlib.sha256(repr((dataset.train_images.shape, dataset.classes)).encode())
+    for whole in (dataset.train_images, dataset.train_labels):
+        for part in whole.split(256):  # a folder may be larger than the memory
+            key.update(part.contiguous().numpy().data)
     name = f"classifier-{key.hexdigest()[:16]}.pt"
     paths = [folder / name for folder in (Path(data_dir) / ".cache", user_cache())]
     for path in paths:
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     if not train:
         what = f"{len(dataset.classes)} classes at {dataset.image_size} pixels"
@@ -310,7 +310,8 @@ def classifier_for(
         )
     print(f"training a classifier of {data_dir} for the metrics, once")
     # Ten epochs, or what a small folder needs to come to enough steps.
-    epochs = max(10, LEAST_STEPS * 128 // len(dataset.train_images))
+    steps_an_epoch = max(1, len(dataset.train_images) // 128)
+    epochs = max(10, math.ceil(LEAST_STEPS / steps_an_epoch))
     network = train_classifier(dataset, epochs, 0, device)
     path = paths[0]
     try:

@@ -77,6 +77,8 @@ def remove_abandoned(folder: Path) -> None:
     Their age tells them: a process that still writes may run on another machine, or in another
     container that shares the folder.
     """
+    if not os.path.isdir(folder):  # or may not be entered, where glob raises
+        return
     for path in folder.glob(f".*{UNFINISHED}"):
         with suppress(OSError):  # removed by another start, or not ours to remove
             if time.time() - path.lstat().st_mtime > ABANDONED:

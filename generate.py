@@ -336,7 +336,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         fake = sample(generator, z[::columns], None if labels is None else labels[::columns])
         nearest = Neighbours(checkpoint, args.data_dir, device)(fake, args.neighbours)
         white = torch.full_like(fake[:, None], 255)
-        frames = [torch.cat([fake[:, None], white, nearest], dim=1).flatten(0, 1)]
+        # Both in colour: a folder may have got its first colour picture since the training.
+        row = [images.expand(-1, -1, 3, -1, -1) for images in (fake[:, None], white, nearest)]
+        frames = [torch.cat(row, dim=1).flatten(0, 1)]
         columns = args.neighbours + 2
     else:
         frames = [sample(generator, z, labels)]

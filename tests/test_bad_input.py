@@ -15,6 +15,7 @@ from PIL import EpsImagePlugin, Image
 import cdcgan
 import demo
 import experiment
+import features
 import fid
 import generate
 import inception_score
@@ -392,3 +393,17 @@ def test_the_real_commands(script: str, argv: list[str], tmp_path: Path) -> None
     assert "Traceback" not in end.stderr
     assert "error: " in end.stderr.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_folder_that_cannot_be_looked_into(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    """Another user's home, or here, as root may enter everything, a name that is too long."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / ("x" * 300)))
+    load_dataset("folder", image_folder(tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/2.png"), 28)
+    network, images = random_classifier(), random_images(9, 1, 28)
+    assert real_statistics(network, images).n == 9
+    assert "computes the statistics anew" in capsys.readouterr().err
+    monkeypatch.setattr(features, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
+    with pytest.raises(InputError, match="too long"):
+        features.load_inception()

@@ -23,7 +23,7 @@ import experiment
 import vanilla_gan
 import wgan_gp
 from checkpoints import read_checkpoint
-from data import Batches
+from data import Batches, load_dataset
 from experiment import GIF_SIDE, describe
 from files import UNFINISHED, InputError
 from flags import number
@@ -237,6 +237,12 @@ def test_gif_shows_every_epoch_at_the_same_size(straight: tuple[list[str], Path]
     assert gif.info["loop"] == 0
     picture = Image.open(straight[1] / "samples" / "epoch_0004.png")
     assert gif.size[0] == picture.size[0]
+
+
+def test_classes_that_were_swapped_are_other_data(pictures: Path) -> None:
+    images = load_dataset("folder", pictures, 28).train_images
+    assert experiment.fingerprint(images) == experiment.fingerprint(images.clone())
+    assert experiment.fingerprint(images) != experiment.fingerprint(images.flip(0))
 
 
 def test_long_runs_draw_fewer_pictures(

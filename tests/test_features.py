@@ -9,6 +9,7 @@ import http.server
 import io
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -434,6 +435,8 @@ def test_a_folders_classifier_is_trained_once(
         shades.classes,
     )
     assert classifier_for(fewer, tmp_path, cpu) != path  # other images, another classifier
+    renamed = replace(shades, name="folder", train_images=shades.train_images.flip(0))
+    assert classifier_for(renamed, tmp_path, cpu) != path  # the same images under others' names
     flat = Dataset("folder", *(shades.train_images, shades.train_labels) * 2, classes=())
     with pytest.raises(InputError, match="no classes"):
         classifier_for(flat, tmp_path, cpu)

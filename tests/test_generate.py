@@ -219,6 +219,22 @@ def test_slerp_keeps_the_length() -> None:
     assert slerp(one, -0.5 * one, 0.5).item() == pytest.approx(0.25)
 
 
+def test_neighbours_in_colour_of_a_grey_sample(
+    trained: Path, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_dataset("folder", pictures, 28)
+    data.train_images = data.train_images.repeat(1, 3, 1, 1)
+    data.train_images[:, 0] = 255  # reddish
+    monkeypatch.setattr(generate, "load_dataset", lambda *_, **__: data)
+    path = tmp_path / "n.png"
+    draw(trained, "--neighbours", "3", "--data_dir", str(tmp_path), "--save_path", str(path))
+    with Image.open(path) as picture:
+        red, green, _ = np.asarray(picture, dtype=int).transpose(2, 0, 1)
+    sample, nearest = (slice(58 * i + 2, 58 * i + 58) for i in (-5, -3))
+    assert (red[:, sample] == green[:, sample]).all()
+    assert (red[2:58, nearest] == 255).all() and (green[2:58, nearest] < 255).any()
+
+
 def test_more_neighbours_than_images(
     trained: Path,
     pictures: Path,
