@@ -9,9 +9,10 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
-from statistics import mean, mode, stdev
+from statistics import mean, stdev
 
 import pytest
 import torch
@@ -272,7 +273,8 @@ def test_the_course_of_cdcgan_is_as_recorded() -> None:
 def test_the_results_in_the_docstrings_are_as_recorded(script: str) -> None:
     data = (script, "Fashion-MNIST")
     runs = [run for run in record_results.recorded() if (run["script"], run["data"]) == data]
-    epochs = mode(run["epochs"] for run in runs)  # a single longer run may stand beside them
+    counts = Counter(run["epochs"] for run in runs)
+    epochs = max(epochs for epochs, seeds in counts.items() if seeds == 3)
     runs = [run for run in runs if run["epochs"] == epochs]
     fcd, minutes = [run["fcd"] for run in runs], mean(run["cpu_minutes"] for run in runs)
     assert len({run["seed"] for run in runs}) == len(runs) == 3
