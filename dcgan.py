@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argument_parser(__file__, __doc__)
     add = parser.add_argument_group("model").add_argument
     add("--z_dim", type=WIDTH, default=100, help="length of z (DCGAN Fig. 1: 100)")
-    add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (Fig. 1: 128)")
+    add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (DCGAN: 128)")
     add("--ndf", type=WIDTH, default=64, help="channels of D's first layer (DCGAN's code: 64)")
     norms = ("spectral", "batch", "instance", "layer", "none")
     add("--norm", choices=norms, default="spectral", help="D's (Miyato et al. 2018; DCGAN: batch)")

@@ -158,6 +158,7 @@ def main() -> None:
     for name, curve in (("cdcgan.py", ours), ("plain recipe", plain)):
         axes.plot(*zip(*curve, strict=True), marker=".", label=name)
     axes.set(xlabel="minutes of training", ylabel="FCD", yscale="log", title="Fashion-MNIST")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(args.save_path, dpi=120)
