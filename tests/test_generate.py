@@ -230,8 +230,8 @@ def test_neighbours_in_colour_of_a_grey_sample(
     draw(trained, "--neighbours", "3", "--data_dir", str(tmp_path), "--save_path", str(path))
     with Image.open(path) as picture:
         red, green, _ = np.asarray(picture, dtype=int).transpose(2, 0, 1)
-    sample, nearest = (slice(58 * i + 2, 58 * i + 58) for i in (-5, -3))
-    assert (red[:, sample] == green[:, sample]).all()
+    drawn, nearest = (slice(58 * i + 2, 58 * i + 58) for i in (-5, -3))
+    assert (red[:, drawn] == green[:, drawn]).all()
     assert (red[2:58, nearest] == 255).all() and (green[2:58, nearest] < 255).any()
 
 
