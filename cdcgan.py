@@ -7,7 +7,7 @@ the wrong name, and G must draw what it was asked for.
     min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]
 
 The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434). The departures: D has spectral
-norm instead of batch norm, one layer more, and sums its features over the image; Adam has no
+norm instead of batch norm, half the channels, and a dense hidden layer more; Adam has no
 momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
 averaged; z is normal, not uniform. Mirza & Osindero give both networks a one-hot y; here G gets a
 learnt vector, drawn small, for variety within a class, and D meets y in a projection of its
@@ -43,7 +43,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("model").add_argument
     add("--z_dim", type=WIDTH, default=100, help="length of z (DCGAN Fig. 1: 100)")
     add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (DCGAN: 128)")
-    add("--ndf", type=WIDTH, default=64, help="channels of D's first layer (DCGAN's code: 64)")
+    add("--ndf", type=WIDTH, default=32, help="channels of D's first layer (DCGAN's code: 64)")
     norms = ("spectral", "batch", "instance", "layer", "none")
     add("--norm", choices=norms, default="spectral", help="D's (Miyato et al. 2018; DCGAN: batch)")
     dropout = "share of D's last features dropped (Goodfellow et al. 2014 Sec. 5)"
@@ -105,25 +105,27 @@ class Discriminator(nn.Module):
         self, ndf: int, channels: int, image_size: int, num_classes: int, norm: str, dropout: float
     ) -> None:
         super().__init__()
-        _, widths = pyramid(image_size, ndf)
+        first, widths = pyramid(image_size, ndf)
         layers: list[nn.Module] = []
         for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False)):
             # DCGAN Sec. 3: no normalisation of the layer that sees the image.
             kind = "none" if i == 0 and norm != "spectral" else norm
             layers += normalised(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
             layers += [nn.LeakyReLU(0.2, True)]
-        layers += normalised(nn.Conv2d(widths[-1], 2 * widths[-1], 3, padding=1), norm)
-        layers += [nn.LeakyReLU(0.2, True), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers)
-        self.linear = nn.Linear(2 * widths[-1], 1)
-        self.embed = nn.Embedding(num_classes, 2 * widths[-1])
+        # Dense, as InfoGAN's (Chen et al. 2016, App. C.1): what is where in the whole image counts.
+        dense = nn.Linear(widths[-1] * first**2, 8 * ndf)
+        self.hidden = nn.Sequential(dense, nn.LeakyReLU(0.2, True), nn.Dropout(dropout))
+        self.linear = nn.Linear(8 * ndf, 1)
+        self.embed = nn.Embedding(num_classes, 8 * ndf)
         if norm == "spectral":
-            spectral_norm(self.linear)
-            spectral_norm(self.embed)
+            for layer in (dense, self.linear, self.embed):
+                spectral_norm(layer)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, features): what the last layer sees, summed over the image."""
-        return self.layers(images).flatten(2).sum(dim=2)
+        """(B, 8 * ndf): what the last layer sees."""
+        maps = self.layers(images).permute(0, 2, 3, 1)  # channels last, as they are: no copy
+        return self.hidden(maps.flatten(1))
 
     def judge(self, features: Tensor, labels: Tensor) -> Tensor:
         # Projection (Miyato & Koyama 2018, Eq. 3): how real it is, plus how much it is a y.
