@@ -36,6 +36,16 @@ def test_networks_fit_every_image(image_size: int, channels: int) -> None:
         discriminator = Discriminator(4, channels, image_size, 5, norm, dropout=0.0)
         logits = discriminator(images, torch.tensor([0, 4, 2]))
         assert logits.shape == (3,) and logits.dtype == torch.float32
+        assert discriminator.features(images).shape == (3, 32)
+
+
+def test_discriminator_sees_what_is_where() -> None:
+    """Summed over the image, features of all but its edges would be the same wherever a thing is."""
+    discriminator = Discriminator(4, 1, 28, 5, "none", dropout=0.0)
+    image = torch.zeros(1, 1, 28, 28)
+    image[:, :, 8:12, 8:12] = 1  # a layer of stride 4 in all: moved by 8, its maps move by 2
+    here, there = discriminator.features(torch.cat([image, image.roll(8, dims=3)]))
+    assert (here - there).norm() > 0.1 * here.norm()
 
 
 def test_widths_follow_dcgan() -> None:
@@ -52,7 +62,7 @@ def test_widths_follow_dcgan() -> None:
 def test_norm_is_where_dcgan_has_it(norm: str, kind: type[nn.Module]) -> None:
     layers = list(Discriminator(4, 1, 64, 5, norm, dropout=0.0).layers)
     convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
-    assert [isinstance(layers[i + 1], kind) for i in convolutions] == [False] + [True] * 4
+    assert [isinstance(layers[i + 1], kind) for i in convolutions] == [False] + [True] * 3
 
 
 def test_spectral_norm_bounds_every_layer() -> None:
