@@ -40,7 +40,7 @@ def test_networks_fit_every_image(image_size: int, channels: int) -> None:
 
 
 def test_discriminator_sees_what_is_where() -> None:
-    """Summed over the image, features of all but its edges would be the same wherever a thing is."""
+    """Summed over the image, features would hardly tell where a thing is."""
     discriminator = Discriminator(4, 1, 28, 5, "none", dropout=0.0)
     image = torch.zeros(1, 1, 28, 28)
     image[:, :, 8:12, 8:12] = 1  # a layer of stride 4 in all: moved by 8, its maps move by 2
