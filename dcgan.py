@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_d.step()
 
         # G's step: make D, as it now is, call the same images real. Gradients go through D to G,
-        # but not into D's weights: those would be a quarter of this step's work, for nothing.
+        # but not into D's weights: that would be work for nothing.
         discriminator.requires_grad_(False)
         with autocast(), parametrize.cached():
             fake_features = discriminator.features(fake)
