@@ -91,7 +91,6 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        # A learnt vector a class beside z: a one-hot map at every pixel would double the cost.
         x = self.project(torch.cat([z, self.embed(labels)], dim=1))
         # Channels last, the layout that convolutions are fastest in, costs nothing from here on.
         x = x.view(len(z), self.first, self.first, -1).permute(0, 3, 1, 2)
