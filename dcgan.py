@@ -6,7 +6,7 @@ a discriminator D goes the other way, and says whether an image came from the da
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]
 
 The departures, most of them cdcgan.py's, too: D has spectral norm instead of batch norm (Miyato et
-al., 2018, arXiv:1802.05957), one layer more, and sums its features over the image; Adam has no
+al., 2018, arXiv:1802.05957), half the channels, and a dense hidden layer more; Adam has no
 momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
 averaged; z is normal, not uniform. The paper's own optimiser and norm: --norm batch
 --beta1 0.5 --beta2 0.999 --lr_g 2e-4 --lr_d 2e-4 --label_smoothing 0 --ema 0.
@@ -41,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("model").add_argument
     add("--z_dim", type=WIDTH, default=100, help="length of z (DCGAN Fig. 1: 100)")
     add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (DCGAN: 128)")
-    add("--ndf", type=WIDTH, default=64, help="channels of D's first layer (DCGAN's code: 64)")
+    add("--ndf", type=WIDTH, default=32, help="channels of D's first layer (DCGAN's code: 64)")
     norms = ("spectral", "batch", "instance", "layer", "none")
     add("--norm", choices=norms, default="spectral", help="D's (Miyato et al. 2018; DCGAN: batch)")
     dropout = "share of D's last features dropped (Goodfellow et al. 2014 Sec. 5)"
@@ -96,23 +96,26 @@ class Discriminator(nn.Module):
 
     def __init__(self, ndf: int, channels: int, image_size: int, norm: str, dropout: float) -> None:
         super().__init__()
-        _, widths = pyramid(image_size, ndf)
+        first, widths = pyramid(image_size, ndf)
         layers: list[nn.Module] = []
         for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False)):
             # DCGAN Sec. 3: no normalisation of the layer that sees the image.
             kind = "none" if i == 0 and norm != "spectral" else norm
             layers += normalised(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
             layers += [nn.LeakyReLU(0.2, True)]
-        layers += normalised(nn.Conv2d(widths[-1], 2 * widths[-1], 3, padding=1), norm)
-        layers += [nn.LeakyReLU(0.2, True), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers)
-        self.linear = nn.Linear(2 * widths[-1], 1)
+        # Dense, as InfoGAN's (Chen et al. 2016, App. C.1): what is where in the whole image counts.
+        dense = nn.Linear(widths[-1] * first**2, 8 * ndf)
+        self.hidden = nn.Sequential(dense, nn.LeakyReLU(0.2, True), nn.Dropout(dropout))
+        self.linear = nn.Linear(8 * ndf, 1)
         if norm == "spectral":
-            spectral_norm(self.linear)
+            for layer in (dense, self.linear):
+                spectral_norm(layer)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, features): what the last layer sees, summed over the image."""
-        return self.layers(images).flatten(2).sum(dim=2)
+        """(B, 8 * ndf): what the last layer sees."""
+        maps = self.layers(images).permute(0, 2, 3, 1)  # channels last, as they are: no copy
+        return self.hidden(maps.flatten(1))
 
     def judge(self, features: Tensor) -> Tensor:
         return self.linear(features).squeeze(1).float()
