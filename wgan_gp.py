@@ -10,9 +10,8 @@ penalty at points between real and generated images:
 With --weight_clip c it is Arjovsky et al.'s WGAN: no penalty, every weight of the critic in [-c,
 c], RMSprop, small steps (--weight_clip 0.01 --norm batch --n_critic 5 --lr_g 5e-5 --lr_d 5e-5; at
 the default rates the critic learns little). With --conditional both networks are given the class.
-They are dcgan.py's, but the critic averages its features over the image and has layer norm: batch
-norm would make a score depend on the batch's other images, while the penalty is on the slope of
-each by itself (Gulrajani et al., Sec. 4). Both papers update the critic five times for each update
+They are dcgan.py's, but the critic has layer norm: batch norm would make a score depend on the
+batch's other images, while the penalty is on the slope of each by itself (Gulrajani et al., Sec. 4). Both papers update the critic five times for each update
 of G, for an estimate to trust; with the penalty, once, the default, gives better pictures a minute.
 
 Run:     python wgan_gp.py --dataset fashion_mnist --epochs 50
@@ -42,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument_group("model").add_argument
     add("--z_dim", type=WIDTH, default=100, help="length of z (DCGAN Fig. 1: 100)")
     add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (DCGAN: 128)")
-    add("--ndf", type=WIDTH, default=64, help="channels of the critic's first layer")
+    add("--ndf", type=WIDTH, default=32, help="channels of the critic's first layer")
     norms = ("layer", "instance", "none", "batch")
     norm = "the critic's (Sec. 4: layer); batch goes with --weight_clip only"
     add("--norm", choices=norms, default="layer", help=norm)
@@ -113,21 +112,23 @@ class Critic(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        _, widths = pyramid(image_size, ndf)
+        first, widths = pyramid(image_size, ndf)
         layers: list[nn.Module] = []
         for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False)):
             # DCGAN Sec. 3: no normalisation of the layer that sees the image.
             kind = "none" if i == 0 else norm
             layers += normalised(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
             layers += [nn.LeakyReLU(0.2, True)]
-        layers += normalised(nn.Conv2d(widths[-1], 2 * widths[-1], 3, padding=1), norm)
-        layers += [nn.LeakyReLU(0.2, True), nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers)
-        self.linear = nn.Linear(2 * widths[-1], 1)
-        self.embed = nn.Embedding(num_classes, 2 * widths[-1]) if num_classes else None
+        # Dense, as InfoGAN's (Chen et al. 2016, App. C.1): what is where in the whole image counts.
+        dense = nn.Linear(widths[-1] * first**2, 8 * ndf)
+        self.hidden = nn.Sequential(dense, nn.LeakyReLU(0.2, True), nn.Dropout(dropout))
+        self.linear = nn.Linear(8 * ndf, 1)
+        self.embed = nn.Embedding(num_classes, 8 * ndf) if num_classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        features = self.layers(images).flatten(2).mean(dim=2)  # (B, 2 * widths[-1])
+        maps = self.layers(images).permute(0, 2, 3, 1)  # channels last, as they are: no copy
+        features = self.hidden(maps.flatten(1))  # (B, 8 * ndf)
         scores = self.linear(features).squeeze(1)
         if self.embed is not None and labels is not None:
             scores = scores + (self.embed(labels) * features).sum(dim=1)
