@@ -16,7 +16,7 @@ batch's other images, while the penalty is on the slope of each by itself (Gulra
 the penalty, once, the default, gives better pictures a minute.
 
 Run:     python wgan_gp.py --dataset fashion_mnist --epochs 50
-Result:  FCD 2.27 ± 0.60 after 3 epochs (3 seeds, 10k samples, test images), 14 min on one CPU core
+Result:  FCD 1.83 ± 0.16 after 8 epochs (3 seeds, 10k samples, test set), 8 min, one AMX CPU core
 """
 
 import argparse
