@@ -154,7 +154,7 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Ten
 
     real, fake: (B, C, H, W). x^ lies at random between an image and a sample, one alpha for each
     pair; the norm is that of the whole slope of one image, so it is taken image by image, in
-    float32. The convolutions' derivatives, second ones too, may be bfloat16: the penalty's gradient
+    float32. The layers' derivatives, second ones too, may be bfloat16: the penalty's gradient
     then has a cosine of 0.9999 with float32's (measured over the first 40 steps).
     """
     alpha = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
