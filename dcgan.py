@@ -5,7 +5,7 @@ a discriminator D goes the other way, and says whether an image came from the da
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]
 
-The departures, most of them cdcgan.py's, too: D has spectral norm instead of batch norm (Miyato et
+The departures, all of them cdcgan.py's, too: D has spectral norm instead of batch norm (Miyato et
 al., 2018, arXiv:1802.05957), half the channels, and a dense hidden layer more; Adam has no
 momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
 averaged; z is normal, not uniform. The paper's own optimiser and norm: --norm batch

@@ -103,10 +103,11 @@ def test_two_processes_train_as_one_does(flags: list[str], tmp_path: Path) -> No
         for network in ("generator", "discriminator", "critic", "ema"):
             for name, weight in one.get(network, {}).items():
                 assert (weight - two[network][name]).abs().max() < 1e-5, (case, network, name)
-        moved = [
-            (one["generator"][n] - half["generator"][n]).abs().max() for n in half["generator"]
-        ]
-        assert max(moved) > 1e-4, case
+        moved, apart = (
+            max((one["generator"][n] - weight).abs().max() for n, weight in other.items())
+            for other in (half["generator"], two["generator"])
+        )
+        assert moved > 1e-4 and apart < moved / 1000, case
     ends = []
     for name in ("one", "two"):  # and what two began, one can go on with
         vanilla_gan.main(["--resume", str(folders[name] / "vanilla_gan"), "--max_steps", "7"])
