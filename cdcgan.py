@@ -7,11 +7,10 @@ the wrong name, and G must draw what it was asked for.
     min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]
 
 The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434). The departures: D has spectral
-norm instead of batch norm, half the channels, and two kinds of features more; Adam has no
-momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
+norm instead of batch norm, half the channels, and a layer more, of two kinds of features; Adam has
+no momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
 averaged; z is normal, not uniform. Mirza & Osindero give both networks a one-hot y; here G gets a
-learnt vector, drawn small, for variety within a class, and D meets y in a projection of its
-features (Miyato & Koyama, 2018, arXiv:1802.05637).
+learnt vector, and D meets y in a projection (Miyato & Koyama, 2018, arXiv:1802.05637).
 
 Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
 Result:  FCD 0.08 ± 0.00 after 50 epochs (3 seeds, 10k samples, test set), 33 min, one AMX CPU core
@@ -46,8 +45,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--ndf", type=WIDTH, default=32, help="channels of D's first layer (DCGAN's code: 64)")
     norms = ("spectral", "batch", "instance", "layer", "none")
     add("--norm", choices=norms, default="spectral", help="D's (Miyato et al. 2018; DCGAN: batch)")
-    dropout = "share of D's last features dropped (Goodfellow et al. 2014 Sec. 5)"
-    add("--dropout", type=SHARE, default=0.0, help=dropout)
+    add("--dropout", type=SHARE, default=0.0, help="share of D's last features (Goodfellow 2014)")
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=COUNT, default=50, help="passes over the training images")
     add("--batch_size", type=COUNT, default=128, help="images a step (DCGAN Sec. 4: 128)")
@@ -234,8 +232,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         average_gradients(discriminator)  # over torchrun's processes, if there are any
         opt_d.step()
 
-        # G's step: make D, as it now is, call the same images real. Gradients go through D to G,
-        # but not into D's weights: that would be work for nothing.
+        # G's step: make D, as it now is, call them real. D's own weights need no gradients here.
         discriminator.requires_grad_(False)
         with autocast(), parametrize.cached():
             fake_features = discriminator.features(fake)
