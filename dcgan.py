@@ -5,11 +5,11 @@ a discriminator D goes the other way, and says whether an image came from the da
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]
 
-The departures, all of them cdcgan.py's, too: D has spectral norm instead of batch norm (Miyato et
-al., 2018, arXiv:1802.05957), half the channels, and a dense hidden layer more; Adam has no
-momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
-averaged; z is normal, not uniform. The paper's own optimiser and norm: --norm batch
---beta1 0.5 --beta2 0.999 --lr_g 2e-4 --lr_d 2e-4 --label_smoothing 0 --ema 0.
+The departures, but for D's layer cdcgan.py's, too: D has spectral norm instead of batch norm
+(Miyato et al., 2018, arXiv:1802.05957), half the channels, and a dense hidden layer more; Adam has
+no momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
+averaged; z is normal, not uniform. The paper's own optimiser and norm: --norm batch --beta1 0.5
+--beta2 0.999 --lr_g 2e-4 --lr_d 2e-4 --label_smoothing 0 --ema 0.
 
 Run:     python dcgan.py --dataset fashion_mnist --epochs 50
 Result:  FCD 0.77 ± 0.02 after 12 epochs (3 seeds, 10k samples, test set), 8 min, one AMX CPU core
@@ -44,8 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--ndf", type=WIDTH, default=32, help="channels of D's first layer (DCGAN's code: 64)")
     norms = ("spectral", "batch", "instance", "layer", "none")
     add("--norm", choices=norms, default="spectral", help="D's (Miyato et al. 2018; DCGAN: batch)")
-    dropout = "share of D's last features dropped (Goodfellow et al. 2014 Sec. 5)"
-    add("--dropout", type=SHARE, default=0.0, help=dropout)
+    add("--dropout", type=SHARE, default=0.0, help="share of D's last features (Goodfellow 2014)")
     add = parser.add_argument_group("optimisation").add_argument
     add("--epochs", type=COUNT, default=50, help="passes over the training images")
     add("--batch_size", type=COUNT, default=128, help="images a step (DCGAN Sec. 4: 128)")
@@ -147,10 +146,8 @@ def targets(logits: Tensor, real: bool, smoothing: float, noise: float, flip: bo
 def discriminator_loss(
     real_logits: Tensor, fake_logits: Tensor, smoothing: float, noise: float, flip: bool
 ) -> Tensor:
-    """-E[log D(x)] - E[log(1 - D(G(z)))] as cross-entropies with the targets above.
-
-    From logits, not probabilities: log D(x) stays finite where sigmoid rounds to 0 or 1.
-    """
+    """-E[log D(x)] - E[log(1 - D(G(z)))] as cross-entropies with the targets above, of logits, not
+    probabilities: log D(x) stays finite where sigmoid rounds to 0 or 1."""
     real = targets(real_logits, True, smoothing, noise, flip)
     fake = targets(fake_logits, False, smoothing, noise, flip)
     cross_entropy = F.binary_cross_entropy_with_logits
@@ -217,8 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         average_gradients(discriminator)  # over torchrun's processes, if there are any
         opt_d.step()
 
-        # G's step: make D, as it now is, call the same images real. Gradients go through D to G,
-        # but not into D's weights: that would be work for nothing.
+        # G's step: make D, as it now is, call them real. D's own weights need no gradients here.
         discriminator.requires_grad_(False)
         with autocast(), parametrize.cached():
             fake_features = discriminator.features(fake)

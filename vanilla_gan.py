@@ -110,10 +110,8 @@ def targets(logits: Tensor, real: bool, smoothing: float, noise: float, flip: bo
 def discriminator_loss(
     real_logits: Tensor, fake_logits: Tensor, smoothing: float, noise: float, flip: bool
 ) -> Tensor:
-    """-E[log D(x)] - E[log(1 - D(G(z)))] as cross-entropies with the targets above.
-
-    From logits, not probabilities: log D(x) stays finite where sigmoid rounds to 0 or 1.
-    """
+    """-E[log D(x)] - E[log(1 - D(G(z)))] as cross-entropies with the targets above, of logits, not
+    probabilities: log D(x) stays finite where sigmoid rounds to 0 or 1."""
     real = targets(real_logits, True, smoothing, noise, flip)
     fake = targets(fake_logits, False, smoothing, noise, flip)
     cross_entropy = F.binary_cross_entropy_with_logits
@@ -177,8 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             average_gradients(discriminator)  # over torchrun's processes, if there are any
             opt_d.step()
 
-        # G's step: make D, as it now is, call the same images real. Gradients go through D to G,
-        # but not into D's weights: those would be work for nothing.
+        # G's step: make D, as it now is, call them real. D's own weights need no gradients here.
         discriminator.requires_grad_(False)
         with autocast():
             fake_logits_after = discriminator(fake)

@@ -226,8 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     for weight in critic.parameters():
                         weight.clamp_(-args.weight_clip, args.weight_clip)
 
-        # G's step: raise the scores of its images. Gradients go through the critic to G, but not
-        # into the critic's weights: those would be work for nothing.
+        # G's step: raise its images' scores. The critic's own weights need no gradients here.
         critic.requires_grad_(False)
         z = share(torch.randn(args.batch_size, args.z_dim, device=device))
         with autocast():

@@ -36,16 +36,22 @@ def test_networks_fit_every_image(image_size: int, channels: int) -> None:
         discriminator = Discriminator(4, channels, image_size, 5, norm, dropout=0.0)
         logits = discriminator(images, torch.tensor([0, 4, 2]))
         assert logits.shape == (3,) and logits.dtype == torch.float32
-        assert discriminator.features(images).shape == (3, 32)
+        dense, local = 8 * 4, cdcgan.pyramid(image_size, 4)[1][-1]
+        assert discriminator.features(images).shape == (3, dense + local)
 
 
-def test_discriminator_sees_what_is_where() -> None:
-    """Summed over the image, features would hardly tell where a thing is."""
+def test_discriminator_sees_what_is_where_and_what_is_anywhere() -> None:
+    """Its dense features change when a thing moves; those summed over the image do not."""
     discriminator = Discriminator(4, 1, 28, 5, "none", dropout=0.0)
+    for layer in (*discriminator.layers, *discriminator.local):
+        if isinstance(layer, nn.Conv2d):
+            nn.init.zeros_(layer.bias)  # or the image's edges would be seen, too
     image = torch.zeros(1, 1, 28, 28)
     image[:, :, 8:12, 8:12] = 1  # a layer of stride 4 in all: moved by 8, its maps move by 2
     here, there = discriminator.features(torch.cat([image, image.roll(8, dims=3)]))
-    assert (here - there).norm() > 0.1 * here.norm()
+    assert (here - there)[:32].norm() > 0.1 * here[:32].norm()
+    assert here[32:].abs().max() > 0.01
+    torch.testing.assert_close(here[32:], there[32:])
 
 
 def test_widths_follow_dcgan() -> None:
@@ -75,7 +81,7 @@ def test_spectral_norm_bounds_every_layer() -> None:
         for module in discriminator.modules()
         if hasattr(module, "parametrizations")
     ]
-    assert len(weights) == 5
+    assert len(weights) == 6
     for weight in weights:
         largest = torch.linalg.svdvals(weight.detach().flatten(1))[0].item()
         assert largest == pytest.approx(1, abs=1e-3)
@@ -96,7 +102,7 @@ def test_spectral_norm_is_left_alone_by_autocast(monkeypatch: pytest.MonkeyPatch
     before = norm._u.clone()
     with torch.autocast("cpu", torch.bfloat16):
         copied(torch.randn(2, 1, 28, 28), torch.tensor([0, 1]))
-    assert len(seen) == 5 and not any(autocast for _, autocast in seen)
+    assert len(seen) == 6 and not any(autocast for _, autocast in seen)
     assert {module for module, _ in seen} <= set(copied.modules())
     assert torch.equal(norm._u, before)
 
