@@ -5,9 +5,9 @@ a discriminator D goes the other way, and says whether an image came from the da
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]
 
-The departures, but for D's layer cdcgan.py's, too: D has spectral norm instead of batch norm
-(Miyato et al., 2018, arXiv:1802.05957), half the channels, and a dense hidden layer more; Adam has
-no momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
+The departures, cdcgan.py's too: D has spectral norm instead of batch norm (Miyato et al., 2018,
+arXiv:1802.05957), half the channels, and a layer more, of two kinds of features; Adam has no
+momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
 averaged; z is normal, not uniform. The paper's own optimiser and norm: --norm batch --beta1 0.5
 --beta2 0.999 --lr_g 2e-4 --lr_d 2e-4 --label_smoothing 0 --ema 0.
 
@@ -103,18 +103,23 @@ class Discriminator(nn.Module):
             layers += normalised(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
             layers += [nn.LeakyReLU(0.2, True)]
         self.layers = nn.Sequential(*layers)
-        # Dense, as InfoGAN's (Chen et al. 2016, App. C.1): what is where in the whole image counts.
-        dense = nn.Linear(widths[-1] * first**2, 8 * ndf)
-        self.hidden = nn.Sequential(dense, nn.LeakyReLU(0.2, True), nn.Dropout(dropout))
-        self.linear = nn.Linear(8 * ndf, 1)
+        # Textures, wherever they are, and what is where: dense, as in InfoGAN (Chen et al. 2016).
+        wide = widths[-1]
+        self.local = nn.Sequential(*normalised(nn.Conv2d(wide, wide, 3, padding=1), norm))
+        self.dense = nn.Linear(wide * first**2, 8 * ndf)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(8 * ndf + wide, 1)
         if norm == "spectral":
-            for layer in (dense, self.linear):
+            for layer in (self.dense, self.linear):
                 spectral_norm(layer)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 8 * ndf): what the last layer sees."""
-        maps = self.layers(images).permute(0, 2, 3, 1)  # channels last, as they are: no copy
-        return self.hidden(maps.flatten(1))
+        """(B, features): what the last layer sees."""
+        maps = self.layers(images)
+        flat = maps.permute(0, 2, 3, 1).flatten(1)  # channels last, as they are: no copy
+        dense = F.leaky_relu(self.dense(flat), 0.2)
+        local = F.leaky_relu(self.local(maps), 0.2).sum(dim=(2, 3))
+        return self.dropout(torch.cat([dense, local], dim=1))
 
     def judge(self, features: Tensor) -> Tensor:
         return self.linear(features).squeeze(1).float()
