@@ -240,12 +240,12 @@ def test_what_we_tried_is_as_recorded() -> None:
     sets = {"Fashion-MNIST": "", "MNIST": "--dataset mnist", "CIFAR-10 (JPEG)": cifar10}
     former = dict.fromkeys(("`dcgan.py`", "`cdcgan.py`"), "--lr_g 4e-4 --lr_d 8e-4")
     former["`wgan_gp.py`"] = "--lr_g 4e-4 --lr_d 4e-4"
-    patches = {"conv": "convolutional-d", "loud": "loud-embeddings"}
+    patches = {"conv": "convolutional-d", "dense": "dense-d", "loud": "loud-embeddings"}
     rows = rows_of("reference.md", "| script | data | what was changed |")
     assert {row[0].partition(",")[0] for row in rows} == {f"`{name}.py`" for name in SCRIPTS}
     for name, data_set, changed, epochs, *shown in rows:
         name, *start = name.split(", ")
-        assert set(start) <= {"conv", "slower", "loud"}
+        assert set(start) <= {*patches, "slower"}
         script, argv = name.strip("`").removesuffix(".py"), sets[data_set]
         argv += f" {former[name]}" if {"slower", "loud"} & set(start) else ""
         argv += " --ndf 64" if "conv" in start else ""
