@@ -44,7 +44,7 @@ def test_discriminator_sees_what_is_where_and_what_is_anywhere() -> None:
     """Its dense features change when a thing moves; those summed over the image do not."""
     discriminator = Discriminator(4, 1, 28, 5, "none", dropout=0.0)
     for layer in (*discriminator.layers, *discriminator.local):
-        if isinstance(layer, nn.Conv2d):
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
             nn.init.zeros_(layer.bias)  # or the image's edges would be seen, too
     image = torch.zeros(1, 1, 28, 28)
     image[:, :, 8:12, 8:12] = 1  # a layer of stride 4 in all: moved by 8, its maps move by 2
