@@ -1,6 +1,7 @@
 """The generators in pretrained/: what they are, and that they are as good as they say."""
 
 import importlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import fid
 import generate
 from checkpoints import SCRIPTS, load_generator
 from data import load_dataset
@@ -39,7 +41,7 @@ def test_it_says_what_it_is(path: Path) -> None:
 
 @every_generator
 def test_it_is_a_row_of_the_results_table(path: Path) -> None:
-    """The same command was recorded, and found the same distance and score."""
+    """The same command was recorded, with the same best epoch and score."""
     content = torch.load(path, weights_only=True)
     parse_args = importlib.import_module(content["script"]).parse_args
 
@@ -51,7 +53,8 @@ def test_it_is_a_row_of_the_results_table(path: Path) -> None:
     (run,) = [run for run in runs if arguments(run["command"]) == said]
     assert run["best_epoch"] == content["scores"]["epoch"]
     assert run["score"] == pytest.approx(content["scores"]["classifier_score"], abs=0.005)
-    assert run["fcd"] == pytest.approx(content["scores"]["fcd"], rel=0.05)  # of other z
+    if content["dataset"] == "mnist":  # not to be had where these tests run: see below for others
+        assert run["fcd"] == pytest.approx(content["scores"]["fcd"], rel=0.05)  # of other z
 
 
 def test_generate_alone_draws_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +86,21 @@ def test_it_scores_as_it_says(path: Path) -> None:
         real, _, _ = extract(test_images.split(500), network)
         distance = frechet_distance(real.gaussian(), fake.gaussian())
         assert distance == pytest.approx(said["fcd"], rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ("cdcgan", "dcgan", "wgan_gp"))
+def test_fid_py_finds_the_distance_in_the_table(
+    script: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seed 0's row, from the same z; other z move it by 9 % (cdcgan.py) and 2 % (dcgan.py)."""
+    path = ROOT / "pretrained" / f"{script}-fashion_mnist.pt"
+    command = torch.load(path, weights_only=True)["command"]
+    fid.main(["fashion_mnist:test", str(path), "--json"])
+    (row,) = [
+        run
+        for run in recorded()
+        if run["script"] == script and "fashion_mnist" in run["command"] and run["seed"] == 0
+    ]
+    assert "--seed=0" in command
+    assert json.loads(capsys.readouterr().out)["fcd"] == pytest.approx(row["fcd"], abs=0.001)
