@@ -6,11 +6,11 @@ the wrong name, and G must draw what it was asked for.
 
     min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]
 
-The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434). The departures: D has spectral
-norm instead of batch norm, half the channels, and a layer more, of two kinds of features; Adam has
-no momentum, and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are
-averaged; z is normal, not uniform. Mirza & Osindero give both networks a one-hot y; here G gets a
-learnt vector, and D meets y in a projection (Miyato & Koyama, 2018, arXiv:1802.05637).
+The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434) with half the channels. D has
+spectral norm instead of batch norm, and a layer more, of two kinds of features; Adam no momentum,
+and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are averaged; z
+is normal, not uniform. Mirza & Osindero give both networks a one-hot y; here G gets a learnt
+vector, and D meets y in a projection (Miyato & Koyama, 2018, arXiv:1802.05637).
 
 Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
 Result:  FCD 0.06 ± 0.01 after 50 epochs (3 seeds, 10k samples, test set), 31 min, one AMX CPU core
@@ -110,7 +110,7 @@ class Discriminator(nn.Module):
             layers += normalised(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
             layers += [nn.LeakyReLU(0.2, True)]
         self.layers = nn.Sequential(*layers)
-        # Textures, wherever they are, and what is where: dense, as in InfoGAN (Chen et al. 2016).
+        # local: textures, wherever they are; dense: what is where (cf. InfoGAN, Chen et al. 2016).
         wide = widths[-1]
         self.local = nn.Sequential(*normalised(nn.Conv2d(wide, wide, 3, padding=1), norm))
         self.dense = nn.Linear(wide * first**2, 8 * ndf)

@@ -10,12 +10,12 @@ penalty at points between real and generated images:
 With --weight_clip c it is Arjovsky et al.'s WGAN: no penalty, every weight of the critic in [-c,
 c], RMSprop, small steps (--weight_clip 0.01 --norm batch --n_critic 5 --lr_g 5e-5 --lr_d 5e-5; at
 the default rates the critic learns little). With --conditional both networks are given the class.
-They are dcgan.py's, but the critic has layer norm: batch norm would make a score depend on the
-batch's other images, while the penalty is on the slope of each by itself (Gulrajani et al., Sec.
-4). Both papers update the critic five times for each update of G, for an estimate to trust; with
-the penalty, once, the default, gives better pictures a minute.
+They are dcgan.py's, but the critic has no local features, and layer norm: batch norm would make a
+score depend on the batch's other images, while the penalty is on the slope of each by itself
+(Gulrajani et al., Sec. 4). Both papers update the critic five times for each update of G, for an
+estimate to trust; with the penalty, once, the default, gives better pictures a minute.
 
-Run:     python wgan_gp.py --dataset fashion_mnist --epochs 50
+Run:     python wgan_gp.py --dataset fashion_mnist --epochs 8
 Result:  FCD 1.83 ± 0.16 after 8 epochs (3 seeds, 10k samples, test set), 8 min, one AMX CPU core
 """
 
