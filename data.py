@@ -12,6 +12,7 @@ folder of images is decoded once, into a cache file that is then mapped into mem
 
 import hashlib
 import json
+import math
 import os
 import threading
 import unicodedata
@@ -147,6 +148,18 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def labels_as_in(labels: Tensor, number: int) -> Tensor:
+    """`number` labels in the proportions of `labels`, both int64: those of each evenly spread.
+
+    Where all are as frequent: 0, 1, 2, ..., 0, 1, 2, ...
+    """
+    shares = (labels.bincount() / len(labels)).tolist()
+    # The i-th of a class is due when its share of all labels so far is i + 1/2.
+    due = [(torch.arange(math.ceil(number * share) + 1) + 0.5) / share for share in shares]
+    classes = [torch.full_like(times, i, dtype=torch.int64) for i, times in enumerate(due)]
+    return torch.cat(classes)[torch.cat(due).argsort(stable=True)[:number]]
+
+
 class Batches:
     """Shuffled mini-batches as a pure function of (seed, number): a run resumes from any step."""
 
@@ -179,7 +192,7 @@ class Batches:
         self.batch_size, self.seed, self.hflip = batch_size, seed, hflip
         self.mine = slice(part * batch_size // parts, (part + 1) * batch_size // parts)
         self.device = torch.device(device)
-        # A larger set is a memory map: it stays one, and index_select reads the rows it needs.
+        # Of a larger set that is a memory map, index_select reads the rows it needs.
         home = self.device if images.nbytes < KEEP_ON_DEVICE else torch.device("cpu")
         self.images, self.labels = images.to(home), labels.to(home)
         self.epoch = -1
@@ -244,8 +257,9 @@ def _load_folder(data_dir: Path, size: int, wanted: str | Sequence[str] | None) 
     root = data_dir.resolve()
     top = {entry.name for entry in _entries(root, root) if entry.is_dir()}
     # These names only: "train" beside "bus" and "car" is a class.
-    if "train" in top and top <= {"train", "val", "test"}:
-        held_out = next((split for split in ("test", "val") if split in top), None)
+    held_out_names = ("test", "val", "valid", "validation")
+    if "train" in top and top <= {"train", *held_out_names}:
+        held_out = next((split for split in held_out_names if split in top), None)
         train = _list_classes(root / "train", root)
         test = _list_classes(root / held_out, root) if held_out else None
     else:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from data import CLASSES, Dataset, to_float
+from data import CLASSES, Dataset, labels_as_in, to_float
 from device import EVALUATION, seeded
 from features import (
     ClassifierFeatures,
@@ -52,8 +52,9 @@ class Evaluation:
         number = args.eval_samples
         generator = seeded(args.seed, EVALUATION)
         self.z = torch.randn(number, args.z_dim, generator=generator)
-        labels = torch.arange(number) % max(1, len(dataset.classes))  # each class as often
-        self.labels = labels.to(self.device) if conditional else None
+        # In the test images' proportions: of no others could the distance come to 0.
+        labels = labels_as_in(dataset.test_labels, number) if conditional else None
+        self.labels = None if labels is None else labels.to(self.device)
         known = network.classes if isinstance(network, ClassifierFeatures) else dataset.classes
         if conditional and (unknown := set(dataset.classes) - set(known)):
             raise InputError(f"the {network.name} does not know {', '.join(sorted(unknown))}")
@@ -80,6 +81,10 @@ class Evaluation:
         try:
             network: InceptionFeatures | ClassifierFeatures
             if args.features == "inception" or (args.features is None and not has_classes):
+                if args.features is None:
+                    print(
+                        "no classes for a classifier: evaluation by FID's Inception, slow on a CPU"
+                    )
                 network = load_inception(args.inception_path).to(device)
             else:
                 path = classifier_for(dataset, args.data_dir, device)
@@ -125,7 +130,9 @@ class Evaluation:
         real, real_labels = self.dataset.test_images, self.dataset.test_labels
         fake_labels = torch.zeros(len(fake)) if self.labels is None else self.labels
         number = min(HELD_OUT, len(fake), len(real))
-        spread = torch.linspace(0, len(real) - 1, number).long()  # a folder's are sorted by class
+        # A folder's images are sorted by class: from all of it, and mixed, for batch norm's sake.
+        spread = torch.linspace(0, len(real) - 1, number).long()
+        spread = spread[torch.randperm(number, generator=torch.Generator().manual_seed(0))]
         real_logits = logits(real[spread], real_labels[spread])
         fake_logits = logits(fake[:number], fake_labels[:number])
         discriminator.train(was_training)

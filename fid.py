@@ -29,7 +29,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from checkpoints import load_generator
-from data import CLASSES, DATASETS, LARGE_PIXELS, Dataset, list_images, load_dataset, opened
+from data import (
+    CLASSES,
+    DATASETS,
+    LARGE_PIXELS,
+    Dataset,
+    labels_as_in,
+    list_images,
+    load_dataset,
+    opened,
+)
 from device import autocast_for, pick_device
 from features import (
     FEATURES,
@@ -209,7 +218,7 @@ def image_batches(source: str, args: argparse.Namespace) -> Iterator[Tensor]:
     if name:
         if split not in ("train", "test"):
             raise InputError(f"{source}: which split? {name}:train or {name}:test")
-        dataset = load_dataset(name, args.data_dir) if name in CLASSES else pictures(args)
+        dataset = load_named(name, args)
         images = dataset.train_images if split == "train" else dataset.test_images
         yield from images.split(args.batch_size)
     elif path.suffix == ".npz":
@@ -230,19 +239,31 @@ def named_split(source: str) -> tuple[str, str]:
     return (name, split) if name in CLASSES or (name == "folder" and split) else ("", "")
 
 
-def pictures(args: argparse.Namespace) -> Dataset:
-    """The pictures in --data_dir, as a run among the sources saw them."""
-    return load_dataset("folder", args.data_dir, args.image_size, args.classes)
+def load_named(name: str, args: argparse.Namespace) -> Dataset:
+    """The data set; of a folder, the pictures in --data_dir as a run among the sources saw them."""
+    if name in CLASSES:
+        return load_dataset(name, args.data_dir)
+    return load_dataset(name, args.data_dir, args.image_size, args.classes)
 
 
 def samples(path: Path, args: argparse.Namespace) -> Iterator[Tensor]:
-    """--num_images samples of a trained generator, each class as often."""
+    """--num_images samples of a trained generator.
+
+    Its classes are as frequent as in the data set that they are compared with; where that has other
+    classes, or is no data set, equally frequent.
+    """
     device = pick_device(args.device)
     generator, checkpoint = load_generator(path, device)
     generator_args = checkpoint["generator_args"]
     z = noise(args.num_images, generator_args["z_dim"], args.seed, device)
-    classes = generator_args.get("num_classes")
-    labels = torch.arange(args.num_images, device=device) % classes if classes else None
+    labels = None
+    if "num_classes" in generator_args:
+        given = torch.arange(generator_args["num_classes"])
+        for name, split in filter(all, map(named_split, args.sources)):
+            dataset = load_named(name, args)
+            if dataset.classes == tuple(checkpoint["classes"]):
+                given = dataset.train_labels if split == "train" else dataset.test_labels
+        labels = labels_as_in(given, args.num_images).to(device)
     for start in range(0, args.num_images, args.batch_size):
         part = slice(start, start + args.batch_size)
         yield sample(generator, z[part], None if labels is None else labels[part])
@@ -398,7 +419,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     add("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="of the network")
     add("--json", action="store_true", help="print one line of JSON")
-    parser.set_defaults(image_size=None, classes=None)  # of a folder, if no run says what it saw
+    # Of a folder, if no run says what it saw; what a set of samples is compared with.
+    parser.set_defaults(image_size=None, classes=None, sources=[])
 
 
 def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetwork:
@@ -412,7 +434,7 @@ def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetw
     known = args.dataset or inferred in CLASSES
     kind = args.features or ("classifier" if known else "inception")
     if (kind, dataset) == ("classifier", "folder"):
-        path = classifier_for(pictures(args), args.data_dir, device, train=False)
+        path = classifier_for(load_named("folder", args), args.data_dir, device, train=False)
         return load_classifier(path).to(device)
     return load_features(kind, dataset, device, args.inception_path)
 
@@ -435,6 +457,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if len(args.sources) != (1 if args.save_stats else 2):
         raise InputError("give two sets of images, or one and --save_stats FILE")
+    if args.save_stats and not args.save_stats.endswith(".npz"):
+        raise InputError(f"--save_stats {args.save_stats}: give a name that ends in .npz")
     if (args.kid or args.prdc) and any(map(is_statistics, args.sources)):
         raise InputError("--kid and --prdc need images on both sides, not saved statistics")
     network = network_for(args.sources, args)

@@ -250,7 +250,7 @@ def save_npz(images: Tensor, labels: Tensor | None, path: Path) -> None:
 
 
 def walk(generator: nn.Module, z: Tensor, labels: Tensor | None, seed: int) -> list[Tensor]:
-    """Frames of a grid whose every z goes past WALK_STOPS others and back to where it began."""
+    """Frames of a grid whose every z goes past WALK_STOPS - 1 others and back to where it began."""
     others = [noise(len(z), z.shape[1], seed + i, z.device) for i in range(1, WALK_STOPS)]
     stops = [z, *others]
     return [

@@ -60,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--splits", type=int, default=10, help="parts to score apart (default 10)")
     add_arguments(parser)
     args = parser.parse_args(argv)
+    if args.splits < 1:
+        raise InputError(f"--splits {args.splits}: give a number from 1 to that of the images")
     network = network_for([args.source], args)
     batches = tqdm(image_batches(args.source, args), unit="batch", disable=None, leave=False)
     statistics, _, logits = extract(batches, network, args.precision, keep=True)

@@ -36,7 +36,9 @@ def normalised(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
     channels = conv.out_channels
     layers: dict[str, Callable[[], list[nn.Module]]] = {
         "spectral": lambda: [spectral_norm(conv)],
-        "batch": lambda: [conv, nn.BatchNorm2d(channels)],
+        # Each batch's own statistics, in eval mode, too: an average over real and generated ones,
+        # which D sees apart, would be neither's.
+        "batch": lambda: [conv, nn.BatchNorm2d(channels, track_running_stats=False)],
         "instance": lambda: [conv, nn.InstanceNorm2d(channels, affine=True)],
         "layer": lambda: [conv, nn.GroupNorm(1, channels)],
         "none": lambda: [conv],

@@ -73,7 +73,7 @@ def tables() -> str:
             for a in having
             if a
         )
-        lines.append(f"| `{name}` | {' | '.join(cells)} | {'; '.join(said)} |")
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {' / '.join(said)} |")
     for script in OTHERS:
         lines += ["", f"**{script}.py**", "", "| flag | default | what |", "|---|---|---|"]
         for name, action in actions(script).items():

@@ -363,6 +363,22 @@ def image_folder(tmp_path: Path, *names: str) -> Path:
     return folder
 
 
+def test_too_little_memory(flags: list[str], capsys: Capture) -> None:
+    """For what the flags allow and no machine of students has: 52 GB of D's weights."""
+    resource = pytest.importorskip("resource", reason="Windows cannot limit a process's memory")
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, before[1]))
+    try:
+        assert "not enough memory" in refusal(cdcgan.main, [*flags, "--ndf", "4096"], capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_other_errors_are_not_hidden() -> None:
+    with pytest.raises(RuntimeError, match="shape"), exit_on_input_error():
+        raise RuntimeError("a wrong shape")
+
+
 def test_image_folders(flags: list[str], tmp_path: Path, capsys: Capture) -> None:
     def refused(folder: Path) -> str:
         return refusal(cdcgan.main, [*flags, "--data_dir", str(folder), "--epochs", "1"], capsys)

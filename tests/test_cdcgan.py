@@ -71,6 +71,17 @@ def test_norm_is_where_dcgan_has_it(norm: str, kind: type[nn.Module]) -> None:
     assert [isinstance(layers[i + 1], kind) for i in convolutions] == [False] + [True] * 3
 
 
+def test_batch_norm_in_d_is_the_same_in_evaluations() -> None:
+    """Running statistics would be of real and generated images together, which D sees apart."""
+    discriminator = Discriminator(4, 1, 28, 5, "batch", dropout=0.0)
+    labels = torch.arange(20) % 5
+    real, fake = torch.randn(20, 1, 28, 28), torch.randn(20, 1, 28, 28) + 3
+    trained = [discriminator(images, labels) for images in (real, fake)]
+    discriminator.eval()
+    for images, answers in zip((real, fake), trained, strict=True):
+        assert torch.equal(discriminator(images, labels), answers)
+
+
 def test_spectral_norm_bounds_every_layer() -> None:
     discriminator = Discriminator(4, 1, 28, 5, "spectral", dropout=0.0)
     cdcgan.init_weights(discriminator)

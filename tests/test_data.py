@@ -27,7 +27,7 @@ from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 import data
 import features
 import sources
-from data import Batches, class_index, load_dataset, to_float, to_uint8
+from data import Batches, class_index, labels_as_in, load_dataset, to_float, to_uint8
 from files import InputError, exit_on_input_error
 from tests.stand_ins import Payload
 
@@ -714,16 +714,17 @@ def test_classes_of_a_flat_folder_is_an_error(tmp_path: Path) -> None:
         load_dataset("folder", flat(tmp_path, 3), classes="0")
 
 
-def test_train_and_test_folders_are_the_splits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_out", ["test", "val", "valid", "validation"])
+def test_train_and_test_folders_are_the_splits(held_out: str, tmp_path: Path) -> None:
     for name, colour in (("a", 10), ("b", 20)):
         for i in range(3):
             save(tmp_path / "train" / name / f"{i}.png", colour)
-        save(tmp_path / "test" / name / "0.png", colour + 100)
+        save(tmp_path / held_out / name / "0.png", colour + 100)
     dataset = load_dataset("folder", tmp_path, 28)
     assert dataset.train_images[:, 0, 0, 0].tolist() == [10] * 3 + [20] * 3
     assert dataset.train_labels.tolist() == [0] * 3 + [1] * 3
     assert dataset.test_images[:, 0, 0, 0].tolist() == [110, 120]
-    save(tmp_path / "test" / "c" / "0.png")
+    save(tmp_path / held_out / "c" / "0.png")
     with pytest.raises(InputError, match="different classes.*c"):
         load_dataset("folder", tmp_path, 28)
 
@@ -978,6 +979,17 @@ def test_scaling_there_and_back() -> None:
     torch.testing.assert_close(scaled.double(), every.double() / 127.5 - 1, atol=1e-7, rtol=0)
     assert torch.equal(to_uint8(scaled), every)
     assert to_uint8(torch.tensor([-1.5, 1.5])).tolist() == [0, 255]
+
+
+def test_labels_in_proportion() -> None:
+    equal = torch.arange(30) % 10
+    assert torch.equal(labels_as_in(equal.sort().values, 25), torch.arange(25) % 10)
+    uneven = torch.tensor([0] * 60 + [2] * 20 + [3] * 20)  # none of 1
+    assert labels_as_in(uneven, 5).tolist() == [0, 0, 2, 3, 0]
+    assert labels_as_in(uneven, 10_000).bincount().tolist() == [6000, 0, 2000, 2000]
+    for number in range(1, 100):  # never more than one from where it should be
+        found = labels_as_in(uneven, number).bincount(minlength=4)
+        assert (found - number * torch.tensor([0.6, 0, 0.2, 0.2])).abs().max() < 1
 
 
 # ---- the real thing ----

@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -25,6 +26,7 @@ import wgan_gp
 from checkpoints import read_checkpoint
 from data import Batches, load_dataset
 from experiment import GIF_SIDE, describe
+from features import ClassifierFeatures
 from files import UNFINISHED, InputError
 from flags import number
 from tests.conftest import TINY, command, refusal
@@ -207,6 +209,21 @@ def test_evaluation_is_in_the_rows_it_belongs_to(straight: tuple[list[str], Path
     assert best["best"] == min(row["fcd"] for row in rows[1::2])
     assert best["rows"][-1]["fcd"] == best["best"]
     assert (straight[1] / "metrics.png").stat().st_size > 0
+
+
+def test_evaluation_has_the_classes_of_the_test_images(pictures: Path, tmp_path: Path) -> None:
+    few = shutil.copytree(pictures, tmp_path / "few", ignore=shutil.ignore_patterns(".cache"))
+    for i in range(1, 4):
+        (few / "test" / "bag" / f"{i:03d}.png").unlink()
+    data = load_dataset("folder", few, 28)
+    state = classifier_checkpoint(classes=3) | {"classes": list(data.classes)}
+    network = ClassifierFeatures(state)
+    args = argparse.Namespace(eval_samples=18, seed=0, z_dim=4)
+    both = evaluation.Evaluation(network, args, data, max, max, 1, conditional=True)
+    assert both.labels is not None
+    share = data.test_labels.bincount() / len(data.test_labels)
+    assert sorted(share.tolist()) == pytest.approx([1 / 9, 4 / 9, 4 / 9])
+    assert both.labels.bincount().tolist() == [round(18 * part) for part in share.tolist()]
 
 
 def test_evaluation_changes_nothing(straight: tuple[list[str], Path]) -> None:

@@ -1,5 +1,6 @@
 """fid.py: the distance against closed forms and other projects, streaming, and the command."""
 
+import dataclasses
 import gc
 import json
 import math
@@ -17,6 +18,7 @@ from scipy.linalg import sqrtm
 from torch import Tensor, nn
 
 import cdcgan
+import data
 import features
 import fid
 from features import ClassifierFeatures, load_classifier
@@ -32,7 +34,7 @@ from fid import (
     save_statistics,
 )
 from files import InputError
-from generate import save_images, save_npz
+from generate import sample, save_images, save_npz
 from tests.conftest import TINY, refusal
 from tests.damage import inflating
 from tests.stand_ins import (
@@ -589,6 +591,31 @@ def test_samples_of_a_run(command: Path, capsys: Capture) -> None:
     assert answer(["real", "run", *size, "--seed", "1"], capsys)["fcd"] != found["fcd"]
 
 
+def test_samples_have_the_classes_of_what_they_are_compared_with(
+    command: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """A perfect generator's, each class equally often, would be far from data that are not so."""
+    drawn: list[Tensor] = []
+
+    def noted(generator: torch.nn.Module, z: Tensor, labels: Tensor) -> Tensor:
+        drawn.append(labels)
+        return sample(generator, z, labels)
+
+    labels, images = torch.tensor([0] * 30 + [4] * 10), random_images(40, 1, 28)
+    classes = tuple(str(i) for i in range(10))
+    dataset = data.Dataset("fashion_mnist", images, labels.flip(0), images, labels, classes)
+    monkeypatch.setattr(fid, "load_dataset", lambda *args: dataset)
+    monkeypatch.setattr(fid, "sample", noted)
+    size = ["--num_images", "20"]
+    for sources in (["fashion_mnist:test", "run"], ["run", "fashion_mnist:train"]):
+        answer([*sources, *size], capsys)
+        assert drawn.pop().bincount().tolist() == [15, 0, 0, 0, 5]
+    dataset = dataclasses.replace(dataset, classes=("other", *classes[1:]))
+    for other in ("real", "fashion_mnist:test"):  # nothing to go by
+        answer([other, "run", *size], capsys)
+        assert drawn.pop().bincount().tolist() == [2] * 10
+
+
 def test_a_run_on_a_folder_is_measured_through_the_folders_classifier(
     pictures: Path, tmp_path: Path, capsys: Capture
 ) -> None:
@@ -689,6 +716,7 @@ def test_inception_from_the_command(command: Path, tmp_path: Path, capsys: Captu
         (["real"], "two sets"),
         (["real", "fake", "real"], "two sets"),
         (["real", "fake", "--save_stats", "s.npz"], "two sets"),
+        (["real", "--save_stats", "stats"], "ends in .npz"),
         (["real", "nowhere"], "nowhere is not there"),
         (["real", "nowhere.npz"], "nowhere.npz"),
         (["real", "nowhere.pt"], "nowhere.pt"),

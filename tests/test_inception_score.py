@@ -175,6 +175,7 @@ def test_command_through_inception(command: Path, capsys: Capture) -> None:
     [
         (["images.npz", "--splits", "41"], "--splits 41"),
         (["images.npz", "--splits", "0"], "--splits 0"),
+        (["nowhere", "--splits", "-1"], "--splits -1"),  # before anything is computed
         (["images.npz", "--splits", "x"], "--splits"),
         (["nowhere"], "nowhere"),
         (["empty"], "holds no images"),

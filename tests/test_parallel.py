@@ -56,7 +56,7 @@ def image_by_image() -> Iterator[None]:
         return rand(*size, **options) if "generator" in options else torch.full(size, 0.5)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nn, "BatchNorm2d", lambda channels: nn.GroupNorm(1, channels))
+        patch.setattr(nn, "BatchNorm2d", lambda channels, **_: nn.GroupNorm(1, channels))
         patch.setattr(torch, "rand", half)  # the penalty's alpha
         yield
 
