@@ -197,10 +197,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     run = Run(Path(__file__).stem, args, dataset, len(batches), generator_args, **state)
     flip = args.flip_labels
-    sign = -1 if flip else 1  # of the logits with which D calls an image real
     labels_of_d = dict(smoothing=args.label_smoothing, noise=args.label_noise, flip=flip)
     clean = partial(discriminator_loss, smoothing=0.0, noise=0.0, flip=flip)
-    run.evaluate_with(clean, partial(generator_loss, flip=flip), sign)
+    run.evaluate_with(clean, partial(generator_loss, flip=flip), real_sign=-1 if flip else 1)
     autocast = autocast_for(device, args.precision)
 
     for step in run.steps():
@@ -238,8 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         update_ema(ema, generator, min(args.ema, (1 + step) / (10 + step)))
 
         # For the curves: D(x), D(G(z)) before and after D's step, and how often D is right.
-        answers = sign * real_logits, sign * fake_logits, sign * fake_logits_after
-        run.log(*answers, d_loss=d_loss, g_loss=g_loss)
+        run.log(real_logits, fake_logits, fake_logits_after, d_loss=d_loss, g_loss=g_loss)
 
 
 if __name__ == "__main__":

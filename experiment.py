@@ -345,12 +345,12 @@ class Run:
     def log(self, *answers: Tensor, **values: Tensor) -> None:
         """Note this step's losses (0-d tensors) and D's answers, without waiting for them.
 
-        answers: D's logits (B,), above 0 for "real": of real images, and of generated ones before
-        and after D's update. Of them, the mean probabilities D(x) and D(G(z)) are noted, and the
-        shares that D is right about before its update.
+        answers: D's logits (B,) of real images, and of generated ones before and after D's update.
+        Of them, the mean probabilities D(x) and D(G(z)) are noted, and the shares that D is right
+        about before its update.
         """
         if answers:
-            real, fake, fake_after = answers
+            real, fake, fake_after = (self.real_sign * logits for logits in answers)
             values["d_real"], values["d_fake"] = real.sigmoid().mean(), fake.sigmoid().mean()
             values["d_fake_after"] = fake_after.sigmoid().mean()
             values["d_right_real"] = (real > 0).float().mean()
@@ -437,9 +437,11 @@ class Run:
     def evaluate_with(self, d_loss: LossOfBoth, g_loss: LossOfFake, real_sign: int = 1) -> None:
         """Have every --eval_every epochs measured: with these losses, of clean labels.
 
-        `d_loss` of real and fake logits, `g_loss` of fake logits; `real_sign`: the sign of the
-        logits with which D calls an image real, 0 for a critic, whose scores have no threshold.
+        `d_loss` of real and fake logits, `g_loss` of fake logits, G's but for --feature_matching;
+        `real_sign`: the sign of the logits with which D calls an image real, 0 for a critic, whose
+        scores have no threshold.
         """
+        self.real_sign = real_sign
         conditional = self.fixed_labels is not None
         before = random_state(self.device)  # making a network draws its first weights
         self.evaluation = Evaluation.for_run(
