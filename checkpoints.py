@@ -58,7 +58,8 @@ def fitting(path: str | Path, what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # a damaged or forged one fails anywhere, with anything
-        reason = (str(error).splitlines() or ["unknown"])[0]
+        # torch names what does not fit from its second line on.
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2]) or "unknown"
         raise InputError(f"{path} does not fit {what}: {reason}") from None
 
 

@@ -81,11 +81,11 @@ class Evaluation:
         try:
             network: InceptionFeatures | ClassifierFeatures
             if args.features == "inception" or (args.features is None and not has_classes):
+                network = load_inception(args.inception_path).to(device)
                 if args.features is None:
                     print(
                         "no classes for a classifier: evaluation by FID's Inception, slow on a CPU"
                     )
-                network = load_inception(args.inception_path).to(device)
             else:
                 path = classifier_for(dataset, args.data_dir, device)
                 network = load_classifier(path).to(device)

@@ -433,7 +433,6 @@ class Run:
         better = self.evaluate(self.evaluation) if self.evaluation and due else False
         self.save(*(["best.pt"] if better else []), "last.pt")
 
-    @first_only
     def evaluate_with(self, d_loss: LossOfBoth, g_loss: LossOfFake, real_sign: int = 1) -> None:
         """Have every --eval_every epochs measured: with these losses, of clean labels.
 
@@ -442,6 +441,8 @@ class Run:
         scores have no threshold.
         """
         self.real_sign = real_sign
+        if rank() > 0:  # the first process evaluates alone, but all of them log
+            return
         conditional = self.fixed_labels is not None
         before = random_state(self.device)  # making a network draws its first weights
         self.evaluation = Evaluation.for_run(

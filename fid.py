@@ -249,8 +249,8 @@ def load_named(name: str, args: argparse.Namespace) -> Dataset:
 def samples(path: Path, args: argparse.Namespace) -> Iterator[Tensor]:
     """--num_images samples of a trained generator.
 
-    Its classes are as frequent as in the data set that they are compared with; where that has other
-    classes, or is no data set, equally frequent.
+    Its classes are as frequent as in the split that they are compared with ("mnist:test"); where
+    that has other classes, or is not named so, equally frequent.
     """
     device = pick_device(args.device)
     generator, checkpoint = load_generator(path, device)
@@ -419,8 +419,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     add("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="of the network")
     add("--json", action="store_true", help="print one line of JSON")
-    # Of a folder, if no run says what it saw; what a set of samples is compared with.
-    parser.set_defaults(image_size=None, classes=None, sources=[])
+    parser.set_defaults(image_size=None, classes=None)  # of a folder, if no run says what it saw
 
 
 def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetwork:

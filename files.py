@@ -35,13 +35,13 @@ class InputError(Exception):
 def exit_on_input_error() -> Iterator[None]:
     """An InputError inside becomes one line on standard error, exit code 2; Ctrl-C: 130.
 
-    So does a want of memory, which some flags can raise above any machine's. Where the reader of
-    standard output goes away, as head does: 141, what a shell calls SIGPIPE.
+    Where the reader of standard output goes away, as head does: 141, what a shell calls SIGPIPE.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        yield
+        with memory_that_suffices():
+            yield
         if sys.stdout:
             sys.stdout.flush()
     except InputError as error:
@@ -50,14 +50,6 @@ def exit_on_input_error() -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except (MemoryError, RuntimeError) as error:
-        # Of a processor's, a GPU's and a Mac's memory torch says so by these texts alone.
-        texts = ("can't allocate memory", "not enough memory", "out of memory")
-        if not (isinstance(error, MemoryError) or any(text in str(error) for text in texts)):
-            raise
-        advice = "try a smaller batch, fewer channels or fewer samples"
-        print(f"error: not enough memory: {advice} (see --help)", file=sys.stderr)
-        raise SystemExit(2) from None
     except OSError as error:  # of a print: what concerns files is an InputError by now
         if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG):
             raise
@@ -66,6 +58,20 @@ def exit_on_input_error() -> Iterator[None]:
             raise SystemExit(141) from None
         print(f"error: the output cannot be written ({error.strerror})", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def memory_that_suffices() -> Iterator[None]:
+    """InputError where it does not: some flags can ask for more than any machine has."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Of a processor's, a GPU's and a Mac's memory torch says so by these texts alone.
+        texts = ("can't allocate memory", "not enough memory", "out of memory")
+        if not (isinstance(error, MemoryError) or any(text in str(error) for text in texts)):
+            raise
+        advice = "try a smaller batch, fewer channels or fewer samples (see --help)"
+        raise InputError(f"not enough memory: {advice}") from None
 
 
 @contextmanager

@@ -92,7 +92,9 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
     add("--eval_every", type=COUNT, default=1, help="epochs from one evaluation to the next")
     help_samples = "samples that an evaluation compares with the test images"
     add("--eval_samples", type=number("[10, 1e7]", int), default=10_000, help=help_samples)
-    help_features = "what evaluation looks through; if not given: the classifier, where classes are"
+    help_features = (
+        "what evaluation looks through; if not given: classifier (inception, if classes lack)"
+    )
     add("--features", choices=(*FEATURES, "none"), help=help_features)
     add("--inception_path", help="FID's Inception weights; if not given: downloaded once")
 

@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("source", help=what)
     parser.add_argument("--splits", type=int, default=10, help="parts to score apart (default 10)")
     add_arguments(parser)
+    parser.set_defaults(sources=[])  # there is nothing that samples are compared with
     args = parser.parse_args(argv)
     if args.splits < 1:
         raise InputError(f"--splits {args.splits}: give a number from 1 to that of the images")

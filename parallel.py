@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from files import InputError
+from files import InputError, memory_that_suffices
 
 # What the first process does alone (an evaluation, a download) may take hours. A process that dies
 # is not noticed by this time, but by its connections, which the system closes.
@@ -69,6 +69,7 @@ def process_group() -> Iterator[None]:
                 null = silence.enter_context(open(os.devnull, "w"))
                 silence.enter_context(redirect_stdout(null))
                 silence.enter_context(redirect_stderr(null))
+            silence.enter_context(memory_that_suffices())
             yield
     except (InputError, KeyboardInterrupt):
         # One that ends makes the others fail, and torchrun terminate them: not before it is said.

@@ -211,6 +211,32 @@ def test_evaluation_is_in_the_rows_it_belongs_to(straight: tuple[list[str], Path
     assert (straight[1] / "metrics.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_logits_are_logged_by_the_sign_that_real_has(
+    sign: int, process: int, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every process, although the first evaluates alone."""
+    runs = []
+
+    class Watched(cdcgan.Run):
+        def log(self, *answers: Tensor, **values: Tensor) -> None:
+            monkeypatch.setattr(experiment, "rank", lambda: process)
+            self.evaluate_with(max, max, real_sign=sign)
+            monkeypatch.undo()
+            logits = [sign * torch.tensor([3.0, 3.0, -1.0, 3.0]) for _ in answers]
+            super().log(*logits, **values)
+            runs.append(self)
+
+    monkeypatch.setattr(cdcgan, "Run", Watched)
+    cdcgan.main([*flags, "--max_steps", "1", "--name", "run"])
+    (run,) = runs
+    row = run.window_row()
+    assert (row["d_right_real"], row["d_right_fake"]) == (0.75, 0.25)
+    mean = (3 * torch.tensor(3.0).sigmoid() + torch.tensor(-1.0).sigmoid()).item() / 4
+    assert row["d_real"] == row["d_fake"] == row["d_fake_after"] == pytest.approx(mean, rel=1e-6)
+
+
 def test_evaluation_has_the_classes_of_the_test_images(pictures: Path, tmp_path: Path) -> None:
     few = shutil.copytree(pictures, tmp_path / "few", ignore=shutil.ignore_patterns(".cache"))
     for i in range(1, 4):
