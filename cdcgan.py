@@ -9,8 +9,8 @@ the wrong name, and G must draw what it was asked for.
 The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434) with half the channels. D has
 spectral norm instead of batch norm, and a layer more, of two kinds of features; Adam no momentum,
 and four (G) and eight (D) times the paper's rate; real counts as 0.9; G's weights are averaged; z
-is normal, not uniform. Mirza & Osindero give both networks a one-hot y; here G gets a learnt
-vector, and D meets y in a projection (Miyato & Koyama, 2018, arXiv:1802.05637).
+is 16 normal numbers, not 100 uniform ones. Mirza & Osindero give both networks a one-hot y; here G
+gets a learnt vector, and D meets y in a projection (Miyato & Koyama, 2018, arXiv:1802.05637).
 
 Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
 Result:  FCD 0.06 ± 0.01 after 50 epochs (3 seeds, 10k samples, test set), 31 min, one AMX CPU core
@@ -40,7 +40,7 @@ from parallel import average_gradients, process_group, share
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argument_parser(__file__, __doc__)
     add = parser.add_argument_group("model").add_argument
-    add("--z_dim", type=WIDTH, default=100, help="length of z (DCGAN Fig. 1: 100)")
+    add("--z_dim", type=WIDTH, default=16, help="length of z (DCGAN Fig. 1: 100)")
     add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (DCGAN: 128)")
     add("--ndf", type=WIDTH, default=32, help="channels of D's first layer (DCGAN's code: 64)")
     norms = ("spectral", "batch", "instance", "layer", "none")
