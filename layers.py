@@ -46,6 +46,14 @@ def normalised(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
     return layers[norm]()
 
 
+def decay_rates(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
+    """Constant rates, which fall linearly to 0 over the last share `decay` of a run, of which a
+    share `done` is over (Zhu et al., 2017, Sec. 4). So a game comes to rest."""
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = optimiser.defaults["lr"] * min(1.0, (1 - done) / decay if decay else 1.0)
+
+
 @torch.no_grad()
 def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
     """ema <- decay * ema + (1 - decay) * network, batch norm's running statistics included."""

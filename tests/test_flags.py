@@ -25,7 +25,7 @@ INTERVALS = {
     **dict.fromkeys(("epochs", "batch_size", "max_steps", "sample_every", "eval_every"), COUNT),
     **dict.fromkeys(("d_steps", "n_critic"), COUNT),
     **dict.fromkeys(("lr_g", "lr_d", "weight_clip"), RATE),
-    **dict.fromkeys(("dropout", "beta1", "beta2", "ema"), SHARE),
+    **dict.fromkeys(("dropout", "beta1", "beta2", "ema", "lr_decay"), SHARE),
     **{"label_smoothing": "[0, 0.5]", "label_noise": "[0, 1]", "lambda_gp": "[0, 1e6]"},
     **{"seed": "[0, 4294967295]", "eval_samples": "[10, 1e7]"},
 }

@@ -155,10 +155,11 @@ COMMON = {
     "precision": ["bf16"],
 }
 LABELS = {"label_smoothing": ["0"], "label_noise": ["0.5"], "flip_labels": []}
+CONVOLUTIONAL = {"norm": ["batch"], "feature_matching": [], "lr_decay": ["0.99"]}
 CHANGES: dict[str, dict[str, list[str]]] = {
     "vanilla_gan": {**COMMON, **LABELS, "d_steps": ["2"]},
-    "dcgan": {**COMMON, **LABELS, "norm": ["batch"], "feature_matching": []},
-    "cdcgan": {**COMMON, **LABELS, "norm": ["batch"], "feature_matching": []},
+    "dcgan": {**COMMON, **LABELS, **CONVOLUTIONAL},
+    "cdcgan": {**COMMON, **LABELS, **CONVOLUTIONAL},
     "wgan_gp": {
         **COMMON,
         "norm": ["none"],
