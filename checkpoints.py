@@ -119,8 +119,14 @@ def load_part(part: Any, saved: dict[str, Any], step: int) -> None:
         if not all(value.isfinite().all() for value in part.state_dict().values()):
             raise ValueError("a weight that is not finite")
         return
-    # The rates are those of the flags, which are the same: only the moments come from the file.
-    part.load_state_dict(saved | {"param_groups": part.state_dict()["param_groups"]})
+    # All settings are those of the flags, which are the same, but the rate: it may have fallen.
+    groups = part.state_dict()["param_groups"]
+    for group, of_file in zip(groups, saved["param_groups"], strict=True):
+        rate = of_file["lr"]
+        if type(rate) is not float or not 0 <= rate <= group["lr"]:
+            raise ValueError("an optimiser's rate that is not the run's")
+        group["lr"] = rate
+    part.load_state_dict(saved | {"param_groups": groups})
     if bool(part.state) != bool(step):
         raise ValueError("an optimiser without its moments")
     moments = {"square_avg"} if isinstance(part, torch.optim.RMSprop) else {"exp_avg", "exp_avg_sq"}

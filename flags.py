@@ -151,6 +151,10 @@ def resumed_args(
 ) -> argparse.Namespace:
     """The arguments of the run in `folder` with those of `argv` that may differ from them."""
     saved = read_config(folder / "config.json", parser.prog)
+    if lacking := vars(parser.parse_args([])).keys() - saved.keys() - {"resume", "config"}:
+        flags = ", ".join(f"--{name}" for name in sorted(lacking))
+        hint = "go on with the commit that its config.json names"
+        raise InputError(f"{folder} was started before there was {flags}: {hint}")
     old = parser.parse_args(as_flags(saved))
     saved.pop("max_steps", None)
     args = parser.parse_args(as_flags(saved) + list(argv))

@@ -89,7 +89,7 @@ def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
     t: one number, or (N, 1).
 
     White, 2016 (arXiv:1609.04468), Sec. 2.1: z ~ N(0, I) has its length close to sqrt(z_dim), and
-    a straight line would cut through short z, which the generator has never seen.
+    a straight line would cut through short z, which the generator has hardly seen.
     """
     cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
     angle = torch.acos(cosine).unsqueeze(1).clamp(min=1e-6)

@@ -47,11 +47,12 @@ def normalised(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
 
 
 def decay_rates(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Constant rates, which fall linearly to 0 over the last share `decay` of a run, of which a
-    share `done` is over (Zhu et al., 2017, Sec. 4). So a game comes to rest."""
+    """Leave the rates as given until the last share `decay` of a run; over it, let them fall
+    linearly to 0 (Zhu et al., 2017, Sec. 4). `done` is the share of the run that is over."""
+    factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:
-            group["lr"] = optimiser.defaults["lr"] * min(1.0, (1 - done) / decay if decay else 1.0)
+            group["lr"] = factor * optimiser.defaults["lr"]
 
 
 @torch.no_grad()

@@ -111,6 +111,7 @@ def curve(run: Path, patch: str) -> dict[str, Any]:
         "script": config["script"],
         "patch": patch,
         "args": {name: v for name, v in config["args"].items() if name not in passing},
+        "epochs": config["args"]["epochs"],  # that were planned: rates may fall towards the last
         "fcd": [round(float(row["fcd"]), 3) for row in rows],
         "commit": config["commit"],
     }

@@ -134,10 +134,12 @@ def test_killed_and_resumed(straight: tuple[list[str], Path]) -> None:
 
 def test_a_finished_run_can_be_prolonged(straight: tuple[list[str], Path]) -> None:
     flags, whole = straight
-    cdcgan.main([*flags, "--name", "prolonged", "--epochs", "2"])
+    constant = [*flags, "--lr_decay", "0"]
+    cdcgan.main([*constant, "--name", "constant"])
+    cdcgan.main([*constant, "--name", "prolonged", "--epochs", "2"])
     folder = whole.parent / "prolonged"
     cdcgan.main(["--resume", str(folder), "--epochs", "4"])
-    assert_same_run(folder, whole)
+    assert_same_run(folder, whole.parent / "constant")
     assert json.loads((folder / "config.json").read_text())["args"]["epochs"] == 4
 
 
@@ -161,6 +163,30 @@ def test_config_is_overruled_by_the_command_line(straight: tuple[list[str], Path
     args = cdcgan.parse_args([*config, "--dropout", "0.5", "--no-hflip"])
     assert (args.dropout, args.hflip, args.label_noise) == (0.5, False, 0.1)
     assert args.name is None  # a new run, with a folder of its own
+
+
+def test_a_run_from_before_a_flag_is_not_resumed(
+    straight: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the flag's default it would go on as another run than it was."""
+    config = json.loads((straight[1] / "config.json").read_text())
+    del config["args"]["lr_decay"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    line = refusal(cdcgan.main, ["--resume", str(tmp_path)], capsys)
+    assert f"{tmp_path} was started before there was --lr_decay: go on with the commit" in line
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan"), 1, "0.1"])
+def test_a_rate_that_is_not_the_runs_is_refused(
+    rate: Any, straight: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(straight[1], folder)
+    checkpoint = read_checkpoint(folder / "last.pt")
+    assert 0 < checkpoint["opt_g"]["param_groups"][0]["lr"] < 8e-4  # it has fallen
+    checkpoint["opt_g"]["param_groups"][0]["lr"] = rate
+    torch.save(checkpoint, folder / "last.pt")
+    assert "last.pt" in refusal(cdcgan.main, ["--resume", str(folder)], capsys)
 
 
 # ---- what a run leaves behind ----
