@@ -143,6 +143,19 @@ def test_a_finished_run_can_be_prolonged(straight: tuple[list[str], Path]) -> No
     assert json.loads((folder / "config.json").read_text())["args"]["epochs"] == 4
 
 
+def test_rates_rise_again_in_a_prolonged_run(straight: tuple[list[str], Path]) -> None:
+    """Each step's is that of a run that was as long from the start."""
+    flags, whole = straight
+    folder = whole.parent / "raised"
+    cdcgan.main([*flags, "--name", "raised", "--epochs", "2"])
+    factors = []
+    for steps in ("21", "40"):
+        cdcgan.main(["--resume", str(folder), "--epochs", "4", "--max_steps", steps])
+        rate = read_checkpoint(folder / "last.pt")["opt_g"]["param_groups"][0]["lr"]
+        factors.append(rate / cdcgan.parse_args([]).lr_g)
+    assert factors == pytest.approx([1.0, 0.05])  # steps 20 and 39 of 40
+
+
 def test_pictures_change_nothing(straight: tuple[list[str], Path]) -> None:
     flags, whole = straight
     cdcgan.main([*flags, "--name", "rarely", "--sample_every", "3"])
