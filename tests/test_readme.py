@@ -113,6 +113,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage = tmp_path_factory.mktemp("stage")
     for name in set(re.findall(r"\bpictures\b|\w+_folder\b|\bCIFAR\b", TEXT)):
         make_pictures(stage / name)
+    shutil.copytree(ROOT / "pretrained", stage / "pretrained")
     with pytest.MonkeyPatch.context() as patch:
         small_world(patch, stage)
         main = importlib.import_module("cdcgan").main
@@ -155,7 +156,6 @@ def test_every_answer_applies_and_trains(patch: Path, tmp_path: Path, flags: lis
 def test_the_answers_code_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_world(monkeypatch, stage)
     monkeypatch.syspath_prepend(str(ROOT))
-    shutil.copytree(ROOT / "pretrained", stage / "pretrained")
     blocks = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
     assert blocks
     for block in blocks:
