@@ -16,6 +16,8 @@ Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
 Result:  FCD 0.05 ± 0.01 after 50 epochs (3 seeds, 10k samples, test set), 40 min, one AMX CPU core
 """
 
+import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+
 import argparse
 import copy
 from collections.abc import Sequence

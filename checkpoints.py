@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from data import is_name
+from data import CLASSES
 from files import InputError, load_tensors
+from support.folders import is_name
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 
@@ -90,8 +91,13 @@ def load_generator(
                 raise ValueError(f"{name} holds what is no finite number")
         if args.get("num_classes", len(classes)) != len(classes):
             raise ValueError(f"{args['num_classes']} classes with {len(classes)} names")
-        if not all(is_name(name) for name in (*classes, checkpoint["dataset"])):
+        # A run that keeps some classes only says which its data set has.
+        of_data_set = checkpoint.get("all_classes") or CLASSES.get(checkpoint["dataset"], classes)
+        checkpoint["all_classes"] = of_data_set
+        if not all(is_name(name) for name in (*classes, *of_data_set, checkpoint["dataset"])):
             raise ValueError("a class or data set whose name is no name")
+        if not set(classes) <= set(of_data_set):
+            raise ValueError(f"classes that are none of {checkpoint['dataset']}'s")
     return generator.to(device).eval().requires_grad_(False), checkpoint
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from files import InputError, writing
+from files import InputError, run_folder, writing
 
 LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
 # What the pictures at the end show: title -> column -> label.
@@ -33,7 +33,7 @@ Rows = Sequence[dict[str, float]]
 
 def read_rows(folder: Path) -> list[dict[str, float]]:
     """The rows of a run's metrics.csv. InputError if it has none that can be read."""
-    path = folder / "metrics.csv"
+    path = run_folder(folder) / "metrics.csv"
     try:
         with path.open(newline="") as file:
             rows = [
@@ -48,7 +48,8 @@ def read_rows(folder: Path) -> list[dict[str, float]]:
     if not all("epoch" in row and all(abs(x) < 1e30 for x in row.values()) for row in rows):
         raise InputError(f"{path} is damaged: a row has no epoch, or what is no loss of a run")
     if not rows:
-        raise InputError(f"{path} has no rows yet: wait for the first {LOG_EVERY} steps")
+        when = f"one is written every {LOG_EVERY} steps and after every epoch"
+        raise InputError(f"{path} has no rows: {when}, and the run has made fewer steps")
     return rows
 
 

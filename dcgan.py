@@ -15,6 +15,8 @@ Run:     python dcgan.py --dataset fashion_mnist --epochs 12
 Result:  FCD 0.50 ± 0.01 after 12 epochs (3 seeds, 10k samples, test set), 10 min, one AMX CPU core
 """
 
+import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+
 import argparse
 import copy
 from collections.abc import Sequence

@@ -10,6 +10,8 @@ to_seed, to_class and t (0 to 1); /neighbours.png the same and index, the sample
 training images are wanted. Wrong input is answered with status 400 and one line.
 """
 
+import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+
 import argparse
 import errno
 import io
@@ -73,6 +75,7 @@ class Model:
         args = self.checkpoint["generator_args"]
         self.z_dim = args["z_dim"]
         self.classes = list(self.checkpoint["classes"]) if "num_classes" in args else []
+        self.all_classes = self.checkpoint["all_classes"]
         self.data_dir, self.device = data_dir, device
         self.autocast = autocast_for(device, precision)
         self.neighbours: Neighbours | None = None
@@ -110,7 +113,7 @@ class Model:
         return self.neighbours(image, CLOSEST)[0]
 
 
-def parse_wish(classes: Sequence[str]) -> Wish:
+def parse_wish(model: Model) -> Wish:
     """The request's query. InputError where it cannot be met."""
     query = request.args
 
@@ -127,9 +130,9 @@ def parse_wish(classes: Sequence[str]) -> Wish:
 
     def index(name: str, default: int | None) -> int | None:
         wanted = query.get(name, "")
-        if wanted and not classes:
+        if wanted and not model.classes:
             raise InputError(f"{name}: this model has no classes")
-        return class_index(classes, wanted) if wanted else default
+        return class_index(model.classes, wanted, model.all_classes) if wanted else default
 
     seed = number("seed", 0, 0, 2**63 - 1, int)
     start = index("class", None)
@@ -159,7 +162,10 @@ def create_app(model: Model) -> Flask:
         if wanted is not None and "text/html" not in request.headers.get("Accept", ""):
             if not model.classes:
                 raise InputError("generate_sample: this model has no classes")
-            index, seed = class_index(model.classes, wanted), secrets.randbelow(2**32)
+            index, seed = (
+                class_index(model.classes, wanted, model.all_classes),
+                secrets.randbelow(2**32),
+            )
             return png(draw_grid(model.images(Wish(index, index, seed, seed, 1, 1.0, 0.0)), 1))
         return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
 
@@ -170,12 +176,12 @@ def create_app(model: Model) -> Flask:
 
     @app.get("/sample.png")
     def sample_png() -> Response:
-        wish = parse_wish(model.classes)
+        wish = parse_wish(model)
         return png(draw_grid(model.images(wish), math.ceil(math.sqrt(wish.number))))
 
     @app.get("/neighbours.png")
     def neighbours_png() -> Response:
-        wish = parse_wish(model.classes)
+        wish = parse_wish(model)
         index = request.args.get("index", "")
         if not (index.isdecimal() and len(index) < 3 and int(index) < wish.number):
             raise InputError(f"index={index[:40]}: give a number from 0 to {wish.number - 1}")

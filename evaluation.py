@@ -9,7 +9,6 @@ An evaluation draws its z from random numbers of its own, in eval mode: it chang
 import argparse
 import hashlib
 import os
-import sys
 from collections.abc import Callable
 
 import torch
@@ -21,13 +20,13 @@ from features import (
     ClassifierFeatures,
     InceptionFeatures,
     classifier_for,
-    load_classifier,
     load_inception,
 )
 from fid import Gaussian, extract, frechet_distance, load_statistics, save_statistics
 from files import InputError, user_cache
 from generate import sample
 from inception_score import inception_score
+from support.console import say
 
 BATCH = 500  # images at a time
 HELD_OUT = 2000  # images of either kind that D is tried on: 1 % of error, a second on a CPU
@@ -87,13 +86,12 @@ class Evaluation:
                         "no classes for a classifier: evaluation by FID's Inception, slow on a CPU"
                     )
             else:
-                path = classifier_for(dataset, args.data_dir, device)
-                network = load_classifier(path).to(device)
+                network = classifier_for(dataset, args.data_dir, device)
             return cls(network, args, dataset, d_loss, g_loss, real_sign, conditional)
         except InputError as error:
             if args.features is not None:
                 raise
-            print(f"warning: training without evaluation: {error}", file=sys.stderr)
+            say(f"warning: training without evaluation: {error}")
             return None
 
     @torch.no_grad()
@@ -167,5 +165,5 @@ def real_statistics(network: InceptionFeatures | ClassifierFeatures, images: Ten
     try:
         save_statistics(real, path, network.name)
     except InputError as error:
-        print(f"warning: {error}: the next run computes the statistics anew", file=sys.stderr)
+        say(f"warning: {error}: the next run computes the statistics anew")
     return load_statistics(path, network.name) if os.path.isfile(path) else real

@@ -19,6 +19,8 @@ Between two steps the run logs, draws and saves. What it leaves in runs/<name>/:
     losses.png, metrics.png, training.gif           at the end
 """
 
+import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+
 import argparse
 import csv
 import datetime
@@ -28,7 +30,7 @@ import platform
 import shlex
 import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -45,7 +47,7 @@ from tqdm import tqdm
 import parallel
 from checkpoints import check_progress, fitting, load_generator, load_part, read_checkpoint
 from curves import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows
-from data import LARGE_PIXELS, Dataset, opened
+from data import Dataset
 from device import PROCESSES, random_state, restore_random_state, seeded
 from evaluation import Evaluation
 from events import EventsFile
@@ -53,10 +55,13 @@ from files import UNFINISHED, InputError, exit_on_input_error, locked, save_tens
 from flags import MAY_DIFFER, as_flags, read_config
 from generate import draw_grid, noise, sample, save_gif, save_picture
 from parallel import any_process, average, first_only, from_first, processes, rank
+from support.console import mute, progress, say
+from support.images import LARGE_PIXELS, opened
 
 WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
 PICTURES = 100  # sample pictures of a long run, or up to twice as many; a short one's are fewer
 GIF_FRAMES, GIF_SIDE = 30, 1000  # the most frames of training.gif, and pixels a side of them
+LISTED_CLASSES = 20  # that a run prints at its start
 ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
 NO_HYPERPARAMETERS = MAY_DIFFER | {"out_dir", "name", "config"}
 # TensorBoard's names for what a script logs; whatever is not listed keeps its own.
@@ -192,18 +197,23 @@ class Run:
     def new_folder(self) -> Path:
         """Make the run's folder. One that is there already is never written into."""
         now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        folder = Path(
-            self.args.out_dir, self.args.name or f"{self.script}-{self.args.dataset}-{now}"
-        )
+        name = self.args.name or f"{self.script}-{self.args.dataset}-{now}"
+        # Runs that start in one second get a number, unless they were given one name.
+        more = () if self.args.name else (f"{name}-{number}" for number in range(2, 1000))
+        out, folder = Path(self.args.out_dir), Path(self.args.out_dir, name)
         try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()  # fails for the second of two runs that start at once
-        except FileExistsError:
-            hint = f"go on with it (--resume {folder}) or choose another --name"
-            raise InputError(f"{folder} is there already: {hint}") from None
+            out.mkdir(parents=True, exist_ok=True)
+            for free in (name, *more):
+                with suppress(FileExistsError):
+                    (out / free).mkdir()  # fails for the second of two runs that start at once
+                    return out / free
         except OSError as error:
             raise InputError(f"{folder} cannot be made ({error.strerror})") from None
-        return folder
+        hint = "choose another --name"
+        if (folder / "config.json").is_file():
+            locked(folder).close()  # InputError if another process trains in it
+            hint = f"go on with it (--resume {folder}) or {hint}"
+        raise InputError(f"{folder} is there already: {hint}")
 
     def write_config(self) -> None:
         here = Path(__file__).parent
@@ -241,6 +251,8 @@ class Run:
             f"images of {data.channels} x {data.image_size} x {data.image_size}, "
             f"{len(data.classes) or 'no'} classes; {self.steps_per_epoch:,} steps an epoch"
         )
+        if data.classes:
+            print(f"classes (training images): {self.class_counts()}")
         stands = (
             f"going on at step {self.step:,} of {self.total_steps:,}" if self.step else "new run"
         )
@@ -262,6 +274,13 @@ class Run:
             for summary in hparams(values, dict.fromkeys(metrics, 0.0)):
                 self.writer.add_summary(summary)
 
+    def class_counts(self) -> str:
+        """Return each class with its number of training images; of many classes, the first."""
+        counts = self.dataset.train_labels.bincount(minlength=len(self.dataset.classes)).tolist()
+        listed = [f"{name} {n:,}" for name, n in zip(self.dataset.classes, counts, strict=True)]
+        more = f" and {len(listed) - LISTED_CLASSES:,} more" if len(listed) > LISTED_CLASSES else ""
+        return ", ".join(listed[:LISTED_CLASSES]) + more
+
     def real_examples(self) -> Tensor:
         """Training images to lay beside the samples, of the same classes row by row."""
         images, labels = self.dataset.train_images, self.dataset.train_labels.cpu()
@@ -280,7 +299,10 @@ class Run:
         InputError where a loss or a weight is no longer finite; last.pt then stays as it was.
         """
         last = min(self.args.max_steps or self.total_steps, self.total_steps)
-        handlers = {s: signal.signal(s, self.interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
+        # Only the main thread may set handlers: a run in another thread has none.
+        main_thread = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
+        handlers = {s: signal.signal(s, self.interrupt) for s in signals}
         try:
             while self.step < last:
                 began, start, ends, stop = self.step, time.perf_counter(), False, False
@@ -301,7 +323,12 @@ class Run:
                     self.end_epoch(self.step - began, time.perf_counter() - start)
                 if any_process(self.stopping):
                     self.save()
-                    print(f"stopped at step {self.step:,}; to go on: {self.resume_command()}")
+                    stopped = f"stopped at step {self.step:,}; to go on: {self.resume_command()}"
+                    try:
+                        print(stopped, flush=True)
+                    except OSError:  # Ctrl-C has ended the reader as well, as in `| tee log`
+                        mute()
+                        say(stopped)
                     any_process(True)  # wait: torchrun ends the others as soon as one has ended
                     raise SystemExit(130)
             self.save()
@@ -332,14 +359,13 @@ class Run:
         return f"{python} {self.script}.py --resume {shlex.quote(str(self.folder))}"
 
     def progress_bar(self) -> tqdm:
-        return tqdm(
+        return progress(
             desc=f"epoch {self.epoch + 1}/{self.args.epochs}",
             total=self.steps_per_epoch,
             initial=self.step % self.steps_per_epoch,
             unit="img",
             unit_scale=self.images_per_step,
             leave=False,
-            disable=None,  # no bar where standard error is not a terminal
         )
 
     def log(self, *answers: Tensor, **values: Tensor) -> None:
@@ -382,7 +408,7 @@ class Run:
         kind = what.partition(":")[0]
         if kind not in self.warned:
             self.warned.add(kind)
-            tqdm.write(f"warning: {what}", file=sys.stderr)
+            say(f"warning: {what}")
 
     def window_row(self) -> dict[str, float]:
         """The means over the window, as a row of metrics.csv."""
@@ -420,18 +446,30 @@ class Run:
 
     @first_only
     def end_epoch(self, steps: int, seconds: float) -> None:
-        """After an epoch's last step: time, picture, checkpoint."""
+        """After an epoch's last step: time, picture, evaluation, checkpoint; then print.
+
+        Printing comes last because it fails where the reader of the output has gone.
+        """
         rate = steps * self.images_per_step / seconds
         line = f"epoch {self.epoch:>3}/{self.args.epochs}  {seconds:6.1f} s  {rate:6,.0f} images/s"
-        print(f"{line}  {self.summary()}", flush=True)
-        self.writer.add_scalar("speed/images per second", rate, self.step)
-        self.append_timing(f"{self.epoch},{steps},{seconds:.3f},{rate:.1f}\n")
+        lines = [f"{line}  {self.summary()}"]
         self.check_weights()
-        if self.epoch % self.sample_every == 0:
-            self.draw_samples()
-        due = self.epoch % self.args.eval_every == 0
-        better = self.evaluate(self.evaluation) if self.evaluation and due else False
+        better = False
+        try:
+            self.writer.add_scalar("speed/images per second", rate, self.step)
+            self.append_timing(f"{self.epoch},{steps},{seconds:.3f},{rate:.1f}\n")
+            if self.epoch % self.sample_every == 0:
+                self.draw_samples()
+            if self.evaluation and self.epoch % self.args.eval_every == 0:
+                metrics = self.evaluate(self.evaluation)
+                lines.append("  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+                distance = next(iter(metrics.values()))
+                better, self.best = distance < self.best, min(distance, self.best)
+        except (InputError, OSError):  # one of these cannot be written: the weights perhaps can
+            self.save()
+            raise
         self.save(*(["best.pt"] if better else []), "last.pt")
+        print("\n      ".join(lines), flush=True)
 
     def evaluate_with(self, d_loss: LossOfBoth, g_loss: LossOfFake, real_sign: int = 1) -> None:
         """Have every --eval_every epochs measured: with these losses, of clean labels.
@@ -450,21 +488,14 @@ class Run:
         )
         restore_random_state(before, self.device)
 
-    def evaluate(self, evaluation: Evaluation) -> bool:
-        """Add what an evaluation finds to the last row; whether the distance is the best so far."""
+    def evaluate(self, evaluation: Evaluation) -> dict[str, float]:
+        """Add what an evaluation finds, the distance first, to the last row, and return it."""
         critic = self.state["discriminator" if "discriminator" in self.state else "critic"]
         metrics = evaluation(self.state["ema"], critic)
         self.rows[-1] |= metrics
         for name, value in metrics.items():
             self.writer.add_scalar(TAGS.get(name, name), value, self.step)
-        print(
-            "      " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
-            flush=True,
-        )
-        distance = next(iter(metrics.values()))
-        better = distance < self.best
-        self.best = min(distance, self.best)
-        return better
+        return metrics
 
     def append_timing(self, line: str) -> None:
         """A line an epoch; an epoch that a kill made the run repeat has two."""
@@ -509,6 +540,7 @@ class Run:
             "script": self.script,
             "dataset": self.args.dataset,
             "classes": list(self.dataset.classes),
+            "all_classes": list(self.dataset.all_classes),
             "generator_args": self.generator_args,
             "steps_per_epoch": self.steps_per_epoch,
             "images": fingerprint(self.dataset.train_images),
@@ -614,7 +646,7 @@ def export(source: Path, path: Path) -> None:
         check_progress(checkpoint)
     measured = [row for row in checkpoint["rows"] if "test_d_loss" in row]
     hyper = {name: value for name, value in args.items() if name not in NO_HYPERPARAMETERS}
-    kept = ("script", "dataset", "classes", "generator_args", "step")
+    kept = ("script", "dataset", "classes", "all_classes", "generator_args", "step")
     content = {
         **{name: checkpoint[name] for name in kept},
         "command": shlex.join(["python", f"{checkpoint['script']}.py", *as_flags(hyper)]),

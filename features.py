@@ -11,6 +11,8 @@ What is measured through that is comparable with nothing but itself, and never c
     python features.py --dataset fashion_mnist --epochs 25     # trains the one in pretrained/ anew
 """
 
+import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+
 import argparse
 import copy
 import hashlib
@@ -30,6 +32,7 @@ from data import IMAGE_SIZES, Batches, Dataset, load_dataset, to_float
 from device import autocast_for, pick_device
 from files import InputError, exit_on_input_error, load_tensors, save_tensors, user_cache
 from sources import download
+from support.console import say
 
 FEATURES = ("classifier", "inception")
 INCEPTION_URL = (
@@ -283,26 +286,30 @@ def load_features(
     return load_classifier(PRETRAINED / f"classifier-{dataset}.pt").to(device)
 
 
-def classifier_for(
-    dataset: Dataset, data_dir: str | Path, device: torch.device, train: bool = True
-) -> Path:
-    """The path of the classifier of `dataset`; a folder's is trained on first use, if `train`.
-
-    InputError where the folder has no classes, or no classifier and none is to be trained.
-    """
+def classifier_path(dataset: Dataset) -> Path:
+    """Return where the classifier of `dataset` is; a folder's has a name made of its images."""
     if dataset.name != "folder":
         return PRETRAINED / f"classifier-{dataset.name}.pt"
-    if len(dataset.classes) < 2:
-        raise InputError(f"{data_dir} has no classes to train a classifier on")
     key = hashlib.sha256(repr((dataset.train_images.shape, dataset.classes)).encode())
     for whole in (dataset.train_images, dataset.train_labels):
         for part in whole.split(256):  # a folder may be larger than the memory
             key.update(part.contiguous().numpy().data)
-    name = f"classifier-{key.hexdigest()[:16]}.pt"
-    paths = [folder / name for folder in (Path(data_dir) / ".cache", user_cache())]
-    for path in paths:
-        if os.path.isfile(path):
-            return path
+    return user_cache() / f"classifier-{key.hexdigest()[:16]}.pt"
+
+
+def classifier_for(
+    dataset: Dataset, data_dir: str | Path, device: torch.device, train: bool = True
+) -> ClassifierFeatures:
+    """Return the classifier of `dataset`; a folder's is trained on first use, if `train`.
+
+    A folder's classifier is kept in the user's cache folder. InputError where the folder has no
+    classes, or no classifier and none is to be trained.
+    """
+    path = classifier_path(dataset)
+    if len(dataset.classes) < 2:
+        raise InputError(f"{data_dir} has no classes to train a classifier on")
+    if dataset.name != "folder" or os.path.isfile(path):  # Path.is_file may raise, for a cache
+        return load_classifier(path).to(device)
     if not train:
         what = f"{len(dataset.classes)} classes at {dataset.image_size} pixels"
         raise InputError(
@@ -313,13 +320,12 @@ def classifier_for(
     steps_an_epoch = max(1, len(dataset.train_images) // 128)
     epochs = max(10, math.ceil(LEAST_STEPS / steps_an_epoch))
     network = train_classifier(dataset, epochs, 0, device)
-    path = paths[0]
+    checkpoint = pack_classifier(dataset, "folder", network)
     try:
-        save_classifier(dataset, "folder", network, path)
-    except InputError:  # a folder that may not be written
-        path = paths[1]
-        save_classifier(dataset, "folder", network, path)
-    return path
+        save_tensors(checkpoint, path)
+    except InputError as error:
+        say(f"warning: {error}: the next run trains the classifier again")
+    return ClassifierFeatures(checkpoint).to(device)
 
 
 def train_classifier(dataset: Dataset, epochs: int, seed: int, device: torch.device) -> Classifier:
@@ -349,8 +355,8 @@ def train_classifier(dataset: Dataset, epochs: int, seed: int, device: torch.dev
     return network.eval()
 
 
-def save_classifier(dataset: Dataset, label: str, network: Classifier, path: Path) -> None:
-    """Write what load_classifier reads: float16 weights, names, and the accuracy they have so."""
+def pack_classifier(dataset: Dataset, label: str, network: Classifier) -> dict[str, Any]:
+    """Return what load_classifier reads: float16 weights, names, and the accuracy they have so."""
     checkpoint = {
         "label": label,
         "classes": list(dataset.classes),
@@ -372,7 +378,7 @@ def save_classifier(dataset: Dataset, label: str, network: Classifier, path: Pat
         right += int((logits.argmax(1).cpu() == labels.cpu()).sum())
     checkpoint["accuracy"] = right / len(dataset.test_labels)
     print(f"accuracy on {len(dataset.test_labels):,} test images: {checkpoint['accuracy']:.4f}")
-    save_tensors(checkpoint, path)
+    return checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -401,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(dataset.classes) < 2:
         raise InputError(f"{args.data_dir} has no classes to train a classifier on")
     network = train_classifier(dataset, args.epochs, args.seed, device)
-    save_classifier(dataset, args.label or args.dataset, network, path)
+    save_tensors(pack_classifier(dataset, args.label or args.dataset, network), path)
     print(f"written to {path}")
 
 

@@ -14,42 +14,36 @@ classifier. Both are biased by the number of images: compare only at equal numbe
 the same both ways; for --prdc, the first set is the real one and the second is judged.
 """
 
+import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from checkpoints import load_generator
-from data import (
-    CLASSES,
-    DATASETS,
-    LARGE_PIXELS,
-    Dataset,
-    labels_as_in,
-    list_images,
-    load_dataset,
-    opened,
-)
+from data import CLASSES, DATASETS, Dataset, labels_as_in, load_dataset
 from device import autocast_for, pick_device
 from features import (
     FEATURES,
     ClassifierFeatures,
     InceptionFeatures,
     classifier_for,
-    load_classifier,
     load_features,
 )
 from files import InputError, assembling, check_npz, exit_on_input_error
 from generate import CHUNK, noise, sample
+from support.console import progress, say
+from support.folders import list_images
+from support.images import LARGE_PIXELS, attempt, read_image, refuse
 
 FeatureNetwork = InceptionFeatures | ClassifierFeatures
 
@@ -297,28 +291,38 @@ def at_once(pixels: int, batch_size: int) -> int:
 
 
 def folder_images(folder: Path, batch_size: int) -> Iterator[Tensor]:
-    """The images in and below a folder, which must all be of one size, as RGB, in batches."""
+    """Yield the images in and below a folder as RGB, in batches; they must all be of one size.
+
+    They are read as for training: upright and, where they are transparent, on white.
+    InputError lists all files that cannot be used.
+    """
     root = folder.resolve()
     try:
-        paths = list(list_images(root, root))
+        paths = list_images(root, root)
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror or error})") from None
     if not paths:
         raise InputError(f"{folder} holds no images")
-    with opened(paths[0], LARGE_PIXELS) as image:
-        size = image.size
-    step = at_once(size[0] * size[1], batch_size)
-    for start in range(0, len(paths), step):
-        arrays = []
-        for path in paths[start : start + step]:
-            with opened(path, LARGE_PIXELS) as image:
-                if image.mode[0] in "IF":  # 16 bits and floats: convert() would clip them
-                    raise ValueError(f"its pixels are {image.mode}, not 8 bits")
-                if image.size != size:
-                    raise InputError(
-                        f"{path} is not of the size of {paths[0].name}: resize one of them"
-                    )
-                arrays.append(np.asarray(image.convert("RGB")))
+    arrays: list[np.ndarray] = []
+    problems: list[object] = []
+    first = None
+    for path in paths:
+        image = attempt(partial(read_image, most=LARGE_PIXELS), path)
+        if isinstance(image, InputError):
+            problems.append(image)
+            continue
+        first = first or (path, image.size)
+        if image.size != first[1]:
+            size = "{} x {}".format(*image.size)
+            other = "{} x {}".format(*first[1])
+            problems.append(f"{path} is {size} and {first[0].name} {other}: resize one of them")
+        elif not problems:  # else the others are only looked at
+            arrays.append(np.asarray(image.convert("RGB")))
+            if len(arrays) == at_once(first[1][0] * first[1][1], batch_size):
+                yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+                arrays = []
+    refuse(problems)
+    if arrays:
         yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
@@ -433,8 +437,7 @@ def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetw
     known = args.dataset or inferred in CLASSES
     kind = args.features or ("classifier" if known else "inception")
     if (kind, dataset) == ("classifier", "folder"):
-        path = classifier_for(load_named("folder", args), args.data_dir, device, train=False)
-        return load_classifier(path).to(device)
+        return classifier_for(load_named("folder", args), args.data_dir, device, train=False)
     return load_features(kind, dataset, device, args.inception_path)
 
 
@@ -466,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if is_statistics(source):
             gaussians.append(load_statistics(Path(source), network.name))
             continue
-        batches = tqdm(image_batches(source, args), source, unit="batch", disable=None, leave=False)
+        batches = progress(image_batches(source, args), source, unit="batch", leave=False)
         statistics, kept, _ = extract(batches, network, args.precision, args.kid or args.prdc)
         try:
             gaussians.append(statistics.gaussian())
@@ -500,9 +503,9 @@ def report(
     about = {"n_a": a.n, "n_b": b.n, "features": network.name, "dim": network.dim}
     n_a, n_b = a.n or "an unknown number of", b.n or "an unknown number of"
     if n_a != n_b:
-        print(f"warning: {n_a} against {n_b} images: the distance depends on N", file=sys.stderr)
+        say(f"warning: {n_a} against {n_b} images: the distance depends on N")
     if min(a.n or network.dim, b.n or network.dim) < network.dim:
-        print(f"warning: fewer images than the {network.dim} dimensions", file=sys.stderr)
+        say(f"warning: fewer images than the {network.dim} dimensions")
     if args.json:
         print(json.dumps(results | about))
         return

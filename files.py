@@ -9,7 +9,9 @@ import io
 import os
 import secrets
 import shutil
+import signal
 import sys
+import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +21,9 @@ from typing import IO, Any
 
 import torch
 from torch import Tensor
+
+from support import startup
+from support.console import mute, say
 
 if sys.platform != "win32":
     import fcntl
@@ -39,25 +44,32 @@ def exit_on_input_error() -> Iterator[None]:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
         sys.stdout.reconfigure(errors="backslashreplace")
+    main_thread = threading.current_thread() is threading.main_thread()
+    starting = main_thread and signal.getsignal(signal.SIGINT) is startup.interrupted
     try:
+        if starting:  # from here on Ctrl-C is an exception, so that unfinished files are removed
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         with memory_that_suffices():
             yield
         if sys.stdout:
             sys.stdout.flush()
     except InputError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        say("error: " + " ".join(str(error).splitlines()))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         raise SystemExit(130) from None
     except OSError as error:  # of a print: what concerns files is an InputError by now
         if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python's own last flush fails again
+        mute()
         if error.errno == errno.EPIPE:
             raise SystemExit(141) from None
-        print(f"error: the output cannot be written ({error.strerror})", file=sys.stderr)
+        say(f"error: the output cannot be written ({error.strerror})")
         raise SystemExit(2) from None
+    finally:
+        if starting:
+            signal.signal(signal.SIGINT, startup.interrupted)
 
 
 @contextmanager
@@ -123,6 +135,15 @@ def locked(folder: Path) -> IO[str]:
         except OSError:  # a network drive without locks
             pass
     return file
+
+
+def run_folder(path: Path) -> Path:
+    """Return `path`, if it can be a run's folder. InputError names the folder of a run's file."""
+    if os.path.isfile(path):
+        of_run = os.path.isfile(path.parent / "config.json")
+        advice = f"give its folder, {path.parent}" if of_run else "give a run folder"
+        raise InputError(f"{path} is a file: {advice}")
+    return path
 
 
 def user_cache() -> Path:

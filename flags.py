@@ -18,7 +18,7 @@ from typing import Any
 
 from data import DATASETS, IMAGE_SIZES
 from features import FEATURES
-from files import InputError
+from files import InputError, run_folder
 
 SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
 # What a resumed run may change.
@@ -107,7 +107,7 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
         own = {name: value for name, value in saved.items() if name not in ("name", "max_steps")}
         args = parser.parse_args(as_flags(own) + argv)
     if args.resume:
-        args = resumed_args(parser, argv, Path(args.resume))
+        args = resumed_args(parser, argv, run_folder(Path(args.resume)))
     if args.name is not None and not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", args.name):
         raise InputError(f"--name {args.name!r}: letters, digits and . _ + - only")
     folder = args.resume or args.out_dir
@@ -138,7 +138,8 @@ def read_config(path: Path, script: str) -> dict[str, Any]:
             if b"\0" in os.fsencode(text):  # which itself refuses other text that names no file
                 raise ValueError("a name with a zero byte")
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): give a run's own") from None
+        advice = "give a run's config.json" if path.is_dir() else "check the name of the run folder"
+        raise InputError(f"{path} cannot be read ({error.strerror}): {advice}") from None
     except (ValueError, LookupError, TypeError, RecursionError):
         raise InputError(f"{path} is not the config.json of a run") from None
     if of_script != Path(script).stem:

@@ -8,6 +8,8 @@ python generate.py --load_path runs/RUN --neighbours 8             # has it memo
 python generate.py --load_path runs/RUN --num_images 10000 --format npz
 """
 
+import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+
 import argparse
 import math
 import os
@@ -20,12 +22,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torchvision.utils import make_grid
-from tqdm import tqdm
 
 from checkpoints import load_generator
 from data import class_index, load_dataset, to_uint8
 from device import NOISE, pick_device, seeded
 from files import InputError, assembling, exit_on_input_error, writing
+from support.console import progress
 
 CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it
 WALK_STOPS, WALK_FRAMES = 4, 16  # a GIF passes so many z, in so many frames from one to the next
@@ -158,14 +160,13 @@ class Neighbours:
 
         InputError where either is then missing.
         """
-        from features import classifier_for, load_classifier  # drawing alone needs no such network
+        from features import classifier_for  # drawing alone needs no such network
 
         keep = checkpoint["classes"] or None
         size = checkpoint["generator_args"]["image_size"]
         dataset = load_dataset(checkpoint["dataset"], data_dir, size, keep, fetch=prepare)
         self.device, self.images = device, dataset.train_images.cpu()
-        path = classifier_for(dataset, data_dir, device, train=prepare)
-        self.network = load_classifier(path).to(device)
+        self.network = classifier_for(dataset, data_dir, device, train=prepare)
         self.features = self.extract(self.images)
 
     def extract(self, images: Tensor) -> Tensor:
@@ -234,7 +235,7 @@ def check_args(args: argparse.Namespace, path: Path) -> None:
 
 def save_images(images: Tensor, labels: Tensor | None, classes: Sequence[str], path: Path) -> None:
     """One PNG file an image into the folder `path`, numbered, its class in its name."""
-    for i, image in enumerate(tqdm(images, unit="file", disable=None)):
+    for i, image in enumerate(progress(images, unit="file")):
         name = "" if labels is None else "_" + classes[int(labels[i])].replace("/", "-")
         array = image.permute(1, 2, 0).squeeze(2).numpy()
         save_picture(Image.fromarray(array), path / f"{i:05d}{name.replace(' ', '-')}.png")
@@ -299,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--class: {checkpoint['script']} has no classes; try a cdcgan checkpoint")
     drawn = range(len(classes))
     if args.class_name is not None:
-        index = class_index(classes, args.class_name)
+        index = class_index(classes, args.class_name, checkpoint["all_classes"])
         drawn = range(index, index + 1)
 
     if args.num_images is not None:

@@ -10,6 +10,8 @@ classes. It never sees a real image, and one perfect image a class already gets 
 data set's own classifier it is called classifier score here, not IS.
 """
 
+import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+
 import argparse
 import json
 import math
@@ -17,10 +19,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fid import add_arguments, extract, image_batches, network_for
 from files import InputError, exit_on_input_error
+from support.console import progress
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[float, float]:
@@ -64,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.splits < 1:
         raise InputError(f"--splits {args.splits}: give a number from 1 to that of the images")
     network = network_for([args.source], args)
-    batches = tqdm(image_batches(args.source, args), unit="batch", disable=None, leave=False)
+    batches = progress(image_batches(args.source, args), unit="batch", leave=False)
     statistics, _, logits = extract(batches, network, args.precision, keep=True)
     mean, std = inception_score(logits, args.splits)
     if args.json:

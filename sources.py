@@ -13,7 +13,6 @@ import os
 import pickle
 import shutil
 import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -25,9 +24,9 @@ from pathlib import Path
 
 import numpy as np
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
-from tqdm import tqdm
 
 from files import UNFINISHED, InputError, atomic
+from support.console import progress, say
 
 IDX_SOURCES: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
 IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
@@ -61,12 +60,11 @@ def download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
         with (
             urllib.request.urlopen(request, timeout=TIMEOUT) as response,
             open(unfinished, "wb") as file,
-            tqdm(
+            progress(
                 desc=path.name,
                 total=int(response.headers.get("Content-Length", 0)) or None,
                 unit="B",
                 unit_scale=True,
-                disable=None,  # no bar where standard error is not a terminal
             ) as bar,
         ):
             start = time.monotonic()
@@ -167,7 +165,7 @@ def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
     """Download Debian's package and unpack it, without root and without installing anything."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise InputError("no apt-get and dpkg-deb here")
-    print(f"no mirror answers: unpacking Debian's {DEBIAN_PACKAGE} into {folder}", file=sys.stderr)
+    say(f"no mirror answers: unpacking Debian's {DEBIAN_PACKAGE} into {folder}")
     with tempfile.TemporaryDirectory(
         dir=folder.resolve(), prefix=".debian-", suffix=UNFINISHED
     ) as temporary:

@@ -13,6 +13,8 @@ Run:     python vanilla_gan.py --dataset fashion_mnist --epochs 35
 Result:  FCD 2.52 ± 0.10 on Fashion-MNIST after 35 epochs (3 seeds), 14 min on one CPU core
 """
 
+import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+
 import argparse
 import copy
 from collections.abc import Sequence

@@ -19,6 +19,8 @@ Run:     python wgan_gp.py --dataset fashion_mnist --epochs 8
 Result:  FCD 1.83 ± 0.16 after 8 epochs (3 seeds, 10k samples, test set), 8 min, one AMX CPU core
 """
 
+import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+
 import argparse
 import copy
 from collections.abc import Sequence

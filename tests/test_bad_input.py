@@ -23,7 +23,7 @@ import generate
 import inception_score
 from data import load_dataset
 from evaluation import real_statistics
-from features import classifier_for
+from features import classifier_for, classifier_path
 from files import InputError, exit_on_input_error, user_cache
 from tests.conftest import TINY, refusal, run
 from tests.damage import inflating
@@ -174,27 +174,32 @@ def test_no_command_runs_what_a_checkpoint_brings(
 
 
 def test_no_cache_of_a_folder_is_run(
-    trained: Path, pictures: Path, tmp_path: Path, capsys: Capture
+    trained: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
 ) -> None:
     """Its classifier is refused; its decoded images and the statistics are made anew."""
-    folder = tmp_path / "pictures"
-    shutil.copytree(pictures, folder, ignore=lambda *_: [".cache"])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
     images = load_dataset("folder", folder, 28).train_images.clone()  # not the map of the cache
     payload = np.empty(1, object)
     payload[:] = [Payload(tmp_path / "ran")]
-    (cache,) = folder.glob(".cache/*.npy")
+    (cache,) = user_cache().glob("images-*.npy")
     np.save(cache, payload)
     assert torch.equal(load_dataset("folder", folder, 28).train_images, images)
 
-    path = classifier_for(load_dataset("folder", folder, 28), folder, torch.device("cpu"))
+    dataset = load_dataset("folder", folder, 28)
+    classifier_for(dataset, folder, torch.device("cpu"))
+    path = classifier_path(dataset)
     torch.save({**torch.load(path), "classes": Payload(tmp_path / "ran")}, path)
     argv = ["--load_path", str(trained), "--neighbours", "2", "--data_dir", str(folder)]
     assert str(path) in refusal(generate.main, argv, capsys)
 
     network, few = random_classifier(), random_images(9, 1, 28)
-    before = set(user_cache().glob("statistics-*"))
     real = real_statistics(network, few)
-    (saved,) = set(user_cache().glob("statistics-*")) - before
+    (saved,) = user_cache().glob("statistics-*")
     np.savez(saved, mu=payload, sigma=payload)
     assert torch.equal(real_statistics(network, few).mean, real.mean)
     assert not (tmp_path / "ran").exists()

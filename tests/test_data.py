@@ -22,25 +22,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
+from torchvision.datasets import CIFAR10, MNIST, FashionMNIST, ImageFolder
 
-import data
 import features
 import sources
 from data import Batches, class_index, labels_as_in, load_dataset, to_float, to_uint8
-from files import InputError, exit_on_input_error
+from features import classifier_for
+from files import InputError, exit_on_input_error, user_cache
+from support import folders
 from tests.stand_ins import Payload
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """No mirror, no system copy, no apt and a private cache folder, unless a test brings one."""
     monkeypatch.setattr(MNIST, "mirrors", [])
     monkeypatch.setattr(FashionMNIST, "mirrors", [])
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     monkeypatch.setattr(sources, "SYSTEM_FOLDERS", {})
     monkeypatch.setattr(sources.shutil, "which", lambda command: None)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 # ---- IDX files ----
@@ -603,9 +604,9 @@ def save(path: Path, colour: object = 100, mode: str = "L", size: tuple = (40, 3
     return path
 
 
-def flat(folder: Path, count: int = 20, **options: object) -> Path:
+def flat(folder: Path, count: int = 20, kind: str = "png", **options: object) -> Path:
     for i in range(count):
-        save(folder / f"{i:02}.png", **options)  # type: ignore[arg-type]
+        save(folder / f"{i:02}.{kind}", **options)  # type: ignore[arg-type]
     return folder
 
 
@@ -764,43 +765,108 @@ def test_large_jpeg_is_close_to_its_full_decoding(tmp_path: Path) -> None:
 
 def test_cache_is_used_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    decode = data._decode
+    decode = folders._decode
 
     def counting(path: Path, channels: int, size: int) -> np.ndarray:
         decoded.append(path)
         return decode(path, channels, size)
 
-    monkeypatch.setattr(data, "_decode", counting)
-    first = load_dataset("folder", flat(tmp_path, 5), 28)
-    assert len(decoded) == 5 and len(list((tmp_path / ".cache").iterdir())) == 1
-    again = load_dataset("folder", tmp_path, 28)
+    monkeypatch.setattr(folders, "_decode", counting)
+    images, cache = flat(tmp_path / "images", 5), user_cache()
+    first = load_dataset("folder", images, 28)
+    assert len(decoded) == 5 and len(list(cache.iterdir())) == 1
+    again = load_dataset("folder", images, 28)
     assert len(decoded) == 5, "read from the cache"
     assert torch.equal(first.train_images, again.train_images)
     again.train_images.zero_()  # a private map: the file does not change
-    assert torch.equal(first.train_images, load_dataset("folder", tmp_path, 28).train_images)
-    load_dataset("folder", tmp_path, 32)
-    assert len(decoded) == 10, "another size"
-    os.utime(tmp_path / "03.png", ns=(1, 1))
-    load_dataset("folder", tmp_path, 28)
+    assert torch.equal(first.train_images, load_dataset("folder", images, 28).train_images)
+    load_dataset("folder", images, 32)
+    assert len(decoded) == 10 and len(list(cache.iterdir())) == 2, "another size"
+    os.utime(images / "03.png", ns=(1, 1))
+    load_dataset("folder", images, 28)
     assert len(decoded) == 15, "a file's time changed"
-    save(tmp_path / "new.png", 7)
-    assert len(load_dataset("folder", tmp_path, 28).train_images) == 5
+    save(images / "new.png", 7)
+    assert len(load_dataset("folder", images, 28).train_images) == 5
     assert len(decoded) == 21, "a file more"
-    for cache in (tmp_path / ".cache").iterdir():
-        cache.write_bytes(cache.read_bytes()[:-1])
-    load_dataset("folder", tmp_path, 28)
+    assert len(list(cache.iterdir())) == 2, "caches of files that have changed are removed"
+    for file in cache.iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    load_dataset("folder", images, 28)
     assert len(decoded) == 27, "a cache file that is cut is made again"
+    assert sorted(path.suffix for path in images.rglob("*")) == [".png"] * 6
 
 
-def test_cache_goes_to_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = flat(tmp_path / "pictures", 3)
-    (pictures / ".cache").write_text("a file in the way stands in for a folder one may not write")
-    load_dataset("folder", pictures, 28)
-    assert len(list((tmp_path / "user-cache/gan-scripts").glob("*.npy"))) == 1
+def repack(folder: Path, colour: int) -> None:
+    """Overwrite the images of a folder from an archive that keeps names, sizes and times."""
+    archive = folder.parent / f"{colour}.tar"
+    flat(folder.parent / str(colour), 10, colour=colour, kind="bmp")
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted((folder.parent / str(colour)).iterdir()):
+            os.utime(path, (1e9, 1e9))
+            tar.add(path, path.name)
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+
+
+def test_files_that_keep_their_sizes_and_times_are_decoded_again(tmp_path: Path) -> None:
+    """By an archive that is unpacked over them, by rsync -a, or by a change of names."""
+    folder = tmp_path / "images"
+    repack(folder, 0)
+    assert load_dataset("folder", folder, 28).train_images.unique().tolist() == [0]
+    repack(folder, 255)
+    assert load_dataset("folder", folder, 28).train_images.unique().tolist() == [255]
+    path = folder / "04.bmp"
+    before, state = path.read_bytes(), path.stat()
+    path.write_bytes(before[:-600] + bytes(600))  # in place, and its time set back
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    dataset = load_dataset("folder", folder, 28)
+    assert min(int(x.min()) for x in (dataset.train_images, dataset.test_images)) < 255
+
+    classes = tmp_path / "classes"
+    for name, colour in (("dark", 10), ("light", 200)):
+        flat(classes / name, 4, colour=colour, kind="ppm", mode="RGB")
+        for path in (classes / name).iterdir():
+            os.utime(path, (1e9, 1e9))
+    for dark in (10, 200):  # the second time, the two have changed places
+        dataset = load_dataset("folder", classes, 28)
+        seen = dataset.train_images[dataset.train_labels == 0].unique().tolist()
+        assert seen == [dark]
+        for old, new in (("dark", "x"), ("light", "dark"), ("x", "light")):
+            (classes / old).rename(classes / new)
+
+
+def test_folders_of_equal_names_sizes_and_times_do_not_meet(tmp_path: Path) -> None:
+    for colour in (7, 9):
+        folder = flat(tmp_path / str(colour) / "images", 3, colour=colour, kind="bmp")
+        for path in folder.iterdir():
+            os.utime(path, (1e9, 1e9))
+    for colour in (7, 9, 7):
+        dataset = load_dataset("folder", tmp_path / str(colour) / "images", 28)
+        assert dataset.train_images.unique().tolist() == [colour]
+
+
+def test_nothing_is_written_into_the_users_folder(tmp_path: Path) -> None:
+    """torchvision's ImageFolder, which takes every folder for a class, reads it as before."""
+    for name in "ab":
+        flat(tmp_path / "images" / name, 6)
+    before = sorted((tmp_path / "images").rglob("*"))
+    dataset = load_dataset("folder", tmp_path / "images", 28)
+    classifier_for(dataset, tmp_path / "images", torch.device("cpu"))
+    assert sorted((tmp_path / "images").rglob("*")) == before
+    assert len(ImageFolder(tmp_path / "images")) == 12
+
+
+def test_without_a_cache_folder_images_stay_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "blocked").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
-    with pytest.raises(InputError, match="cannot write the decoded images"):
-        load_dataset("folder", pictures, 28)
+    images = flat(tmp_path / "images", 3)
+    assert load_dataset("folder", images, 28).train_images.unique().tolist() == [100]
+    assert "the next run decodes" in capsys.readouterr().err
+    monkeypatch.setattr(folders, "IN_MEMORY", 1000)
+    with pytest.raises(InputError, match="set XDG_CACHE_HOME"):
+        load_dataset("folder", images, 28)
 
 
 def test_hidden_and_system_files_are_ignored(tmp_path: Path) -> None:
@@ -872,7 +938,7 @@ def test_bad_folders_name_the_culprit(tmp_path: Path, damage: Callable[[Path], N
     damage(folder)
     with pytest.raises(InputError, match="culprit"):
         load_dataset("folder", folder, 28)
-    assert not list(folder.glob(".cache/*")), "nothing half done stays"
+    assert not list(user_cache().rglob("*.*")), "nothing half done stays"
 
 
 @pytest.mark.parametrize("size", [(8193, 8192), (30_000, 30_000)])
@@ -896,9 +962,9 @@ def test_large_pictures_are_decoded_as_well(tmp_path: Path) -> None:
 def test_missing_empty_and_single(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a folder"):
         load_dataset("folder", tmp_path / "none")
-    with pytest.raises(InputError, match="one to test on"):
+    with pytest.raises(InputError, match="holds no images"):
         load_dataset("folder", tmp_path)
-    with pytest.raises(InputError, match="one to test on"):
+    with pytest.raises(InputError, match="a single image, and none is left to test on"):
         load_dataset("folder", flat(tmp_path, 1))
     assert len(load_dataset("folder", flat(tmp_path, 2)).test_images) == 1
 

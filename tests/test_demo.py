@@ -107,10 +107,11 @@ def test_the_old_call_and_the_page(client: FlaskClient) -> None:
     assert not re.findall(r"(?:src|href)=\"?(?:https?:)?//", demo.PAGE.read_text())
 
 
-def test_neighbours_are_those_of_the_sample(client: FlaskClient, pictures: Path) -> None:
+def test_neighbours_are_those_of_the_sample(
+    client: FlaskClient, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At first there is no classifier yet: a request trains none."""
-    for trained in (pictures / ".cache").glob("classifier-*"):  # by another test
-        trained.unlink()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     url = "/neighbours.png?class=coat&seed=3&n=16&index="
     assert "no classifier of" in client.get(url + "15").text
     device = torch.device("cpu")

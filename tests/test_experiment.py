@@ -488,7 +488,7 @@ def test_a_classifier_of_other_classes_is_a_line(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    torch.save(classifier_checkpoint(classes=3), tmp_path / "other.pt")
-    monkeypatch.setattr(evaluation, "classifier_for", lambda *_: tmp_path / "other.pt")
+    other = ClassifierFeatures(classifier_checkpoint(classes=3))
+    monkeypatch.setattr(evaluation, "classifier_for", lambda *_: other)
     argv = [*flags, "--name", "run", "--features", "classifier"]
     assert "does not know bag, coat, shoe" in refusal(cdcgan.main, argv, capsys)

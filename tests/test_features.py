@@ -24,13 +24,14 @@ from features import (
     ClassifierFeatures,
     build_inception,
     classifier_for,
+    classifier_path,
     load_classifier,
     load_features,
     load_inception,
-    save_classifier,
+    pack_classifier,
     train_classifier,
 )
-from files import InputError
+from files import InputError, save_tensors
 from tests.conftest import CLASSES, refusal
 from tests.damage import inflating
 from tests.stand_ins import (
@@ -405,7 +406,8 @@ def test_training_learns_and_repeats(shades: Dataset, tmp_path: Path, capsys: Ca
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["linear.weight"], other["linear.weight"])
     assert not networks[0].training
-    save_classifier(shades, "shades", networks[0], tmp_path / "new" / "classifier.pt")
+    content = pack_classifier(shades, "shades", networks[0])
+    save_tensors(content, tmp_path / "new" / "classifier.pt")
     network = load_classifier(tmp_path / "new" / "classifier.pt")
     right = network(shades.test_images)[1].argmax(1) == shades.test_labels
     assert network.accuracy == right.double().mean()  # of the float16 weights, as they are loaded
@@ -418,14 +420,20 @@ def test_training_learns_and_repeats(shades: Dataset, tmp_path: Path, capsys: Ca
 def test_a_folders_classifier_is_trained_once(
     shades: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    cpu = torch.device("cpu")
-    path = classifier_for(shades, tmp_path, cpu)
-    assert "training a classifier" in capsys.readouterr().out
-    assert path.is_relative_to(tmp_path)
-    load_classifier(path)
-    monkeypatch.setattr(features, "train_classifier", None)  # a second time would fail
-    assert classifier_for(shades, tmp_path, cpu) == path
-    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu, path = torch.device("cpu"), classifier_path(shades)
+    trained = classifier_for(shades, "shades", cpu)
+    assert "training a classifier of shades" in capsys.readouterr().out
+    assert path.is_relative_to(tmp_path) and load_classifier(path).name == trained.name
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "train_classifier", None)  # a second time would fail
+        assert classifier_for(shades, "shades", cpu).name == trained.name
+    # Where it cannot be kept it is used all the same.
+    (tmp_path / "file").write_text("")
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        assert classifier_for(shades, "shades", cpu).name == trained.name
+    assert "the next run trains the classifier again" in capsys.readouterr().err
     fewer = Dataset(
         "folder",
         shades.train_images[1:],
@@ -434,14 +442,14 @@ def test_a_folders_classifier_is_trained_once(
         shades.test_labels,
         shades.classes,
     )
-    assert classifier_for(fewer, tmp_path, cpu) != path  # other images, another classifier
+    assert classifier_path(fewer) != path  # other images, another classifier
     renamed = replace(shades, name="folder", train_images=shades.train_images.flip(0))
-    assert classifier_for(renamed, tmp_path, cpu) != path  # the same images under others' names
+    assert classifier_path(renamed) != path  # the same images under others' names
     flat = Dataset("folder", *(shades.train_images, shades.train_labels) * 2, classes=())
     with pytest.raises(InputError, match="no classes"):
         classifier_for(flat, tmp_path, cpu)
     known = Dataset("mnist", *(shades.train_images, shades.train_labels) * 2, classes=CLASSES)
-    assert classifier_for(known, tmp_path, cpu) == features.PRETRAINED / "classifier-mnist.pt"
+    assert classifier_path(known) == features.PRETRAINED / "classifier-mnist.pt"
 
 
 def test_command(pictures: Path, tmp_path: Path, capsys: Capture) -> None:

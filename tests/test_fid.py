@@ -33,7 +33,7 @@ from fid import (
     precision_recall,
     save_statistics,
 )
-from files import InputError
+from files import InputError, user_cache
 from generate import sample, save_images, save_npz
 from tests.conftest import TINY, refusal
 from tests.damage import inflating
@@ -617,11 +617,11 @@ def test_samples_have_the_classes_of_what_they_are_compared_with(
 
 
 def test_a_run_on_a_folder_is_measured_through_the_folders_classifier(
-    pictures: Path, tmp_path: Path, capsys: Capture
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Of its size and classes, as in training; where there is none yet, that is said."""
-    no_cache = shutil.ignore_patterns(".cache")  # of other tests
-    folder = shutil.copytree(pictures, tmp_path / "pictures", ignore=no_cache)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = shutil.copytree(pictures, tmp_path / "pictures")
     data = ["--dataset", "folder", "--data_dir", str(folder), "--image_size", "28"]
     tiny = [*TINY[:-2], *data, "--classes", "bag,shoe", "--epochs", "1", "--eval_samples", "30"]
     ask = ["folder:test", str(tmp_path / "run"), "--data_dir", str(folder), "--num_images", "30"]
@@ -630,7 +630,7 @@ def test_a_run_on_a_folder_is_measured_through_the_folders_classifier(
     cdcgan.main([*unmeasured, "--out_dir", str(tmp_path), "--name", "run"])
     assert "no classifier of 2 classes at 28 pixels yet" in refusal(fid.main, ask, capsys)
     cdcgan.main([*tiny, "--device", "cpu", "--out_dir", str(tmp_path), "--name", "measured"])
-    (file,) = (folder / ".cache").glob("classifier-*.pt")
+    (file,) = user_cache().glob("classifier-*.pt")
     found = answer(ask, capsys)
     assert found["features"] == load_classifier(file).name
     assert (found["n_a"], found["n_b"]) == (8, 30)

@@ -1,0 +1,288 @@
+"""Folders of images: which files belong to which split and class, and their decoded pixels.
+
+A folder is decoded once, into a file in the user's cache folder, which is then mapped into memory.
+Nothing is written into the folder itself.
+"""
+
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from files import InputError, atomic, user_cache
+from support.console import progress, say
+from support.images import attempt, is_grey, read_image, refuse
+
+CACHE_VERSION = 3  # of the decoded folder: raise it when decoding changes
+IN_MEMORY = 2 << 30  # bytes of decoded images that need no cache file
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # left in folders by Windows and macOS
+# Names of splits, in any case; also with a suffix: Training_Set, val2017.
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = (  # the first that is there is used
+    *("test", "testing", "val", "valid", "validation", "dev", "development"),
+    *("eval", "evaluation", "holdout"),
+)
+Listing = dict[str, list[Path]]  # class name -> its images; "" is the only class of a flat folder
+
+
+def list_splits(root: Path) -> tuple[Listing, Listing | None]:
+    """Return the training and the test images of a folder by class; no test: None.
+
+    Raises InputError for a layout that is unclear, and for files that are no images.
+    """
+    folders = [entry.name for entry in entries_of(root, root) if entry.is_dir()]
+    train = [name for name in folders if _split(name) in TRAIN_NAMES]
+    test = [name for name in folders if _split(name) in TEST_NAMES]
+    others = [name for name in folders if name not in (*train, *test)]
+    if not (train or test) or (others and not (train and test)):
+        if train or test:
+            names = _some([*train, *test])
+            say(
+                f"warning: {root}: {names} beside {_some(others)}: taken as a class, not as a split"
+            )
+        return list_classes(root, root), None
+    if others:
+        splits = _some([*train, *test])
+        raise InputError(
+            f"{root} has the splits {splits} and beside them {_some(others)}: move these elsewhere"
+        )
+    if len(train) != 1:
+        found = _some([*train, *test])
+        raise InputError(f"{root} has {found}, which are splits: name one of them train")
+    training = list_classes(root / train[0], root)
+    if not test:
+        return training, None
+    first = min(test, key=lambda name: TEST_NAMES.index(_split(name)))
+    testing = list_classes(root / first, root)
+    if training.keys() != testing.keys():
+        odd = ", ".join(sorted(training.keys() ^ testing.keys())) or "flat"
+        raise InputError(
+            f"{root}: {train[0]} and {first} have different classes (only in one: {odd})"
+        )
+    return training, testing
+
+
+def list_classes(folder: Path, root: Path) -> Listing:
+    """Return class name -> its images, both sorted; a flat folder is one class named ""."""
+    entries = entries_of(folder, root)
+    classes = [entry for entry in entries if entry.is_dir()]
+    if not classes:
+        return {"": list_images(folder, root)}
+    refuse(
+        [
+            f"{entry.path} lies beside class folders: remove it, or move it out of {root}"
+            for entry in entries
+            if entry not in classes
+        ]
+    )
+    for entry in classes:
+        if not is_name(entry.name):
+            raise InputError(f"{folder} has a class {entry.name!r}: give it a name of plain text")
+    listing: Listing = {}
+    problems: list[str] = []
+    for entry in classes:
+        _check_class(Path(entry.path), folder, root, alone=len(classes) == 1)
+        listing[entry.name] = list(_walk(Path(entry.path), root, problems))
+    refuse(problems)
+    for name, paths in listing.items():
+        if not paths:
+            raise InputError(f"{folder / name} has no images: fill the class folder or remove it")
+    _warn_of_parts(folder, listing)
+    return listing
+
+
+def list_images(folder: Path, root: Path) -> list[Path]:
+    """Return the images in and below `folder`, sorted; InputError lists files that are none."""
+    problems: list[str] = []
+    paths = list(_walk(folder, root, problems))
+    refuse(problems)
+    return paths
+
+
+def entries_of(folder: Path, root: Path) -> list[os.DirEntry[str]]:
+    """Return what is in `folder`, sorted; InputError for a link that leads out of `root`."""
+    entries = []
+    with os.scandir(folder) as found:
+        for entry in sorted(found, key=lambda entry: entry.name):
+            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_FILES:
+                continue
+            if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(root):
+                raise InputError(f"{entry.path} links out of {root}: copy the images there instead")
+            entries.append(entry)
+    return entries
+
+
+def is_name(text: object) -> bool:
+    """Return whether a class can be called so: it is written into images and files' names."""
+    controls = ("Cc", "Cs")  # control characters, and bytes that are no text
+    fits = isinstance(text, str) and len(text) < 256
+    return fits and not any(unicodedata.category(c) in controls for c in str(text))
+
+
+def _split(name: str) -> str:
+    """Return the split's plain name: train for Training_Set is training, val for val2017."""
+    plain = re.sub(r"[\W_]+", "", name.casefold())
+    return re.sub(r"(?<=.)(set|data|images|imgs|split|\d{4})$", "", plain)
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first names for a message."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _check_class(path: Path, folder: Path, root: Path, alone: bool) -> None:
+    """Refuse, or warn of, a class folder that holds folders only: the classes may lie deeper."""
+    inside = entries_of(path, root)
+    below = [entry.name for entry in inside if entry.is_dir()]
+    if not below or len(below) < len(inside):
+        return
+    if any(_split(name) in (*TRAIN_NAMES, *TEST_NAMES) for name in below) and not alone:
+        raise InputError(
+            f"{path} holds the splits {_some(below)}: put the splits above the classes, "
+            f"as in {below[0]}/{path.name}"
+        )
+    if alone:
+        advice = f"give --data_dir {path}" if folder == root else f"move them up into {folder}"
+        raise InputError(
+            f"{folder} holds one folder, {path.name}, which holds only folders ({_some(below)}): "
+            f"if these are what you mean, {advice}"
+        )
+    say(
+        f"warning: {path} holds only folders ({_some(below)}): all their images count as one "
+        f"class, {path.name}"
+    )
+
+
+def _warn_of_parts(folder: Path, listing: Listing) -> None:
+    """Warn where class folders look like parts of one numbered list, as StyleGAN's 00000, 00001."""
+    if len(listing) < 2 or not all(re.fullmatch(r"\d{4,}", name) for name in listing):
+        return
+    numbers = [[re.findall(r"\d+", path.stem)[-1:] for path in paths] for paths in listing.values()]
+    ends = [(min(part), max(part)) for part in numbers]
+    if all(a[1] < b[0] for a, b in zip(ends, ends[1:], strict=False)):
+        say(
+            f"warning: {folder}: {_some(list(listing))} look like numbered parts of one list and "
+            "count as classes; for images without classes put all into one folder"
+        )
+
+
+def _walk(
+    folder: Path, root: Path, problems: list[str], seen: set[str] | None = None
+) -> Iterator[Path]:
+    """Yield the images in and below `folder`, sorted; add what is no image to `problems`.
+
+    Raises InputError for a folder that links lead to twice: it might be one that it lies in.
+    """
+    seen, place = seen or set(), os.path.realpath(folder)
+    if place in seen:
+        raise InputError(f"{folder} is {place} again: remove the link")
+    seen.add(place)
+    for entry in entries_of(folder, root):
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), root, problems, seen)
+        elif entry.is_file() and Path(entry.name).suffix.lower() in Image.registered_extensions():
+            yield Path(entry.path)
+        else:
+            problems.append(f"{entry.path} is not an image: remove it or move it elsewhere")
+
+
+# ---- decoded images, in a cache file ----
+
+
+def decoded(paths: Sequence[Path], root: Path, size: int) -> np.ndarray:
+    """Return uint8 (N, C, size, size) of the images, mapped from a cache file.
+
+    The file is made where it is not there, and takes the place of an older one of these images.
+    Where none can be written, few images are kept in memory; for many, InputError.
+    """
+    listing = []
+    for path in paths:
+        stat = path.stat()
+        # Archives and rsync restore names, sizes and times of modification. The time of change
+        # and the inode are the system's own: whatever writes or moves a file changes them.
+        state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        listing.append((str(path.relative_to(root)), *state))
+    about = _digest(str(root), size, sorted({path.parent.name for path in paths}))
+    file = user_cache() / f"images-{about}-{_digest(CACHE_VERSION, listing)}.npy"
+    images = _open_cache(file, len(paths), size)
+    if images is not None:
+        return images
+    try:
+        _write_cache(file, paths, size)
+    except OSError as error:
+        reason = f"{file.parent} cannot be written ({error.strerror or error})"
+        if 3 * size * size * len(paths) > IN_MEMORY:
+            advice = "set XDG_CACHE_HOME to a folder with room"
+            raise InputError(f"{reason}, and {root} needs it: {advice}") from None
+        say(f"warning: {reason}: the next run decodes {root} again")
+        return np.stack(list(_decode_all(paths, size)))
+    for old in file.parent.glob(f"images-{about}-*.npy"):
+        if old != file:
+            with suppress(OSError):  # another run has removed it, or maps it (Windows)
+                old.unlink()
+    images = _open_cache(file, len(paths), size)
+    if images is None:
+        raise InputError(f"{file} cannot be read after writing: check that disk")
+    return images
+
+
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]
+
+
+def _open_cache(file: Path, count: int, size: int) -> np.ndarray | None:
+    """Return the cache as a memory map; None if it is not there or not what it should be."""
+    try:  # mode "c": private to this process, yet writable, as torch wants its memory
+        images = np.lib.format.open_memmap(file, mode="c")
+    except (OSError, ValueError):
+        return None
+    fits = images.dtype == np.uint8 and images.shape in [(count, c, size, size) for c in (1, 3)]
+    return images if fits else None
+
+
+def _write_cache(file: Path, paths: Sequence[Path], size: int) -> None:
+    """Decode all images into a .npy file, row by row. InputError lists the broken images."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(file) as unfinished, open(unfinished, "wb") as out:
+        for i, row in enumerate(_decode_all(paths, size)):
+            if i == 0:
+                shape = (len(paths), *row.shape)
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(out, header)
+            # Written, not mapped: a full disk is then an error and not a SIGBUS.
+            out.write(row.tobytes())
+
+
+def _decode_all(paths: Sequence[Path], size: int) -> Iterator[np.ndarray]:
+    """Yield uint8 (C, size, size) of each image, decoded in threads (Pillow releases the GIL).
+
+    C is 1 if all images are grey, else 3. InputError lists the broken ones, after all are read.
+    """
+    channels = 1 if all(attempt(is_grey, path) is True for path in paths) else 3
+    decode = partial(attempt, partial(_decode, channels=channels, size=size))
+    problems: list[object] = []
+    with ThreadPool(os.cpu_count()) as pool:
+        rows = pool.imap(decode, paths, chunksize=8)
+        for row in progress(rows, "decoding images", len(paths), unit="image"):
+            if isinstance(row, InputError):
+                problems.append(row)
+            elif not problems:
+                yield row
+    refuse(problems)
+
+
+def _decode(path: Path, channels: int, size: int) -> np.ndarray:
+    """Return uint8 (channels, size, size): upright, on white, cropped to its centre."""
+    image, mode = read_image(path, side=size), "L" if channels == 1 else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
+    image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
