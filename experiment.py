@@ -323,12 +323,7 @@ class Run:
                     self.end_epoch(self.step - began, time.perf_counter() - start)
                 if any_process(self.stopping):
                     self.save()
-                    stopped = f"stopped at step {self.step:,}; to go on: {self.resume_command()}"
-                    try:
-                        print(stopped, flush=True)
-                    except OSError:  # Ctrl-C has ended the reader as well, as in `| tee log`
-                        mute()
-                        say(stopped)
+                    self.print(f"stopped at step {self.step:,}; to go on: {self.resume_command()}")
                     any_process(True)  # wait: torchrun ends the others as soon as one has ended
                     raise SystemExit(130)
             self.save()
@@ -352,6 +347,16 @@ class Run:
         if self.stopping and processes() == 1:
             raise KeyboardInterrupt
         self.stopping = True
+
+    def print(self, text: str) -> None:
+        """Print to standard output. Ctrl-C may have ended its reader as well, as in `| tee log`."""
+        try:
+            print(text, flush=True)
+        except OSError:
+            if not self.stopping:
+                raise
+            mute()
+            say(text)
 
     def resume_command(self) -> str:
         several = f"torchrun --standalone --nproc_per_node={processes()}"
@@ -469,7 +474,7 @@ class Run:
             self.save()
             raise
         self.save(*(["best.pt"] if better else []), "last.pt")
-        print("\n      ".join(lines), flush=True)
+        self.print("\n      ".join(lines))
 
     def evaluate_with(self, d_loss: LossOfBoth, g_loss: LossOfFake, real_sign: int = 1) -> None:
         """Have every --eval_every epochs measured: with these losses, of clean labels.

@@ -18,9 +18,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def is_command() -> bool:
-    """Return whether Python was started with a file of this repository, and is not interactive."""
-    file = getattr(sys.modules["__main__"], "__file__", None)
-    return bool(file) and os.path.abspath(str(file)).startswith(ROOT) and not hasattr(sys, "ps1")
+    """Return whether Python was started with a command of this repository, not interactively."""
+    file = getattr(sys.modules["__main__"], "__file__", None) or ""
+    return os.path.dirname(os.path.abspath(file)) == ROOT and bool(file) and not hasattr(sys, "ps1")
 
 
 def open_streams() -> None:
@@ -56,9 +56,11 @@ def installation_fault(error: BaseException) -> str:
 
 
 def raised_by_import(trace: TracebackType | None) -> bool:
-    """Return whether an exception left an import statement, so that no command had begun."""
+    """Return whether an exception came from a library that was being imported."""
     while trace is not None:
-        if trace.tb_frame.f_code.co_filename.startswith("<frozen importlib"):
+        code = trace.tb_frame.f_code
+        ours = code.co_filename.startswith(ROOT) and "site-packages" not in code.co_filename
+        if code.co_name == "<module>" and not ours:
             return True
         trace = trace.tb_next
     return False
@@ -66,9 +68,7 @@ def raised_by_import(trace: TracebackType | None) -> bool:
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Replace sys.excepthook: a fault of the installation becomes one line and exit code 2."""
-    if issubclass(kind, Exception) and (
-        issubclass(kind, ImportError) or raised_by_import(trace) or "torchvision::" in str(error)
-    ):
+    if issubclass(kind, ImportError) or (issubclass(kind, Exception) and raised_by_import(trace)):
         print(installation_fault(error), file=sys.stderr)
         sys.exit(2)
     sys.__excepthook__(kind, error, trace)

@@ -1,5 +1,7 @@
 """What several test files share: a small folder of pictures, tiny networks, a command's end."""
 
+from support.startup import installation_fault
+
 import os
 import subprocess
 import sys
@@ -11,8 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-import features
-from files import exit_on_input_error
+try:
+    import features
+    from files import exit_on_input_error
+except Exception as error:  # torch and torchvision that do not fit raise anything
+    pytest.exit(installation_fault(error), returncode=2)
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("bag", "coat", "shoe")
