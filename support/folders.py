@@ -210,8 +210,8 @@ def decoded(paths: Sequence[Path], root: Path, size: int) -> np.ndarray:
         # Archives and rsync restore names, sizes and times of modification. The time of change
         # and the inode are the system's own: whatever writes or moves a file changes them.
         state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-        listing.append((str(path.relative_to(root)), *state))
-    about = _digest(str(root), size, sorted({path.parent.name for path in paths}))
+        listing.append((str(path), *state))
+    about = _digest(str(root), size, sorted({os.path.dirname(name) for name, *_ in listing}))
     file = user_cache() / f"images-{about}-{_digest(CACHE_VERSION, listing)}.npy"
     images = _open_cache(file, len(paths), size)
     if images is not None:
