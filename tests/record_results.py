@@ -1,7 +1,7 @@
 """Train, measure, and write down: where every row of the results table comes from.
 
     python tests/record_results.py dcgan.py --dataset fashion_mnist --epochs 5 --seed 1
-    python tests/record_results.py --table          # the README's table, of what is recorded
+    python tests/record_results.py --table          # the table in docs/reference.md
     python tests/record_results.py --curve runs/RUN --patch r1   # a run that has been, in docs/
 
 Runs the script as given, then its best checkpoint through fid.py with all metrics, and appends one

@@ -25,6 +25,7 @@ import generate
 from tests import flags_table, record_results, what_metrics_see
 from tests.conftest import ROOT, make_pictures
 from tests.stand_ins import random_classifier, random_images
+from tools import quick_start
 
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 TEXT = "\n".join(PAGES.values())
@@ -196,7 +197,76 @@ def test_the_flags_of_the_reference_are_the_parsers() -> None:
 
 
 def test_the_results_table_is_what_was_recorded() -> None:
-    assert record_results.table(record_results.recorded()) in TEXT
+    table = record_results.table(record_results.recorded())
+    assert table in PAGES[ROOT / "docs/reference.md"]
+
+
+@pytest.mark.parametrize("title", ["| script | paper |", "| script | epochs |"])
+def test_the_readmes_figures_are_the_results_tables(title: str) -> None:
+    """Each cell under a heading of the results table is that table's cell for Fashion-MNIST."""
+    (heading,) = re.findall(rf"^{re.escape(title)}.*", PAGES[ROOT / "README.md"], re.MULTILINE)
+    rows = rows_of("README.md", title)
+    assert len(rows) == len(SCRIPTS)
+    names, of_all = (
+        [name.strip() for name in line.strip("|").split("|")]
+        for line in (heading, record_results.HEAD.splitlines()[0])
+    )
+    recorded = rows_of("reference.md", "| script | data | seeds |")
+    full = {row[0].strip("`"): row for row in recorded if row[1] == "Fashion-MNIST"}
+    assert full.keys() == {f"{script}.py" for script in SCRIPTS}
+    shown = 0
+    for script, *cells in rows:
+        expected = full[re.findall(r"\w+\.py", script)[0]]
+        for name, cell in zip(names[1:], cells, strict=True):
+            if name in of_all:
+                assert cell == expected[of_all.index(name)], (script, name)
+                shown += 1
+    assert shown >= len(SCRIPTS)
+
+
+QUICK_START = [
+    "pip install -r requirements.txt",
+    "python generate.py",
+    "python cdcgan.py --dataset fashion_mnist --epochs 50",
+    "pytest",
+]
+
+
+def test_ci_runs_the_quick_start(capsys: pytest.CaptureFixture[str]) -> None:
+    quick_start.main(["--max_steps", "20"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{x} --max_steps 20" if "--epochs" in x else x for x in QUICK_START]
+    ci = (ROOT / ".ci/run").read_text()
+    assert "tools/quick_start.py" in ci
+    assert not {line.strip() for line in ci.splitlines()} & set(QUICK_START)  # no second copy
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("```sh\npython a.py --epochs 1\n```\n", "0 found"),  # not under the heading
+        ("## Quick start\n## Next\n```sh\npython a.py --epochs 1\n```\n", "0 found"),
+        ("## Quick start\n" + 2 * "```sh\npython a.py --epochs 1\n```\n", "2 found"),
+        ("## Quick start\n```sh\npytest  # a run of --epochs 1\n```\n", "--epochs is .* 0 found"),
+        ("## Quick start\n```sh\n" + 2 * "python a.py --epochs 1\n" + "```\n", "--epochs is .* 2"),
+    ],
+)
+def test_a_quick_start_that_ci_cannot_run_is_refused(
+    text: str, found: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        quick_start.main(["--max_steps", "20", "--readme", str(tmp_path / "README.md")])
+    printed = capsys.readouterr()
+    assert re.search(found, printed.err) and not printed.out
+
+
+def test_the_readme_is_short_and_its_first_screen_is_complete() -> None:
+    lines = PAGES[ROOT / "README.md"].splitlines()
+    assert len(lines) <= 220
+    first = "\n".join(lines[:40])
+    wanted = [*QUICK_START, *(f"[{script}.py]({script}.py)" for script in SCRIPTS), "![", "FCD"]
+    assert [words for words in wanted if words not in first] == []
 
 
 def curve(script: str, argv: str = "", patch: str = "") -> list[float]:
@@ -261,11 +331,12 @@ def test_what_we_tried_is_as_recorded() -> None:
 
 
 def test_the_papers_settings_are_as_recorded() -> None:
-    for command, theirs, ours in rows_of("README.md", "| | FCD | with the defaults |"):
-        script, *flags = shlex.split(command.split("`")[1])[1:]
-        epoch = 4 if "4 epochs" in command else 1
+    rows = rows_of("reference.md", "| command | epochs | FCD | FCD, defaults |")
+    assert len(rows) == 3
+    for command, epochs, theirs, ours, *_ in rows:
+        script, *flags = shlex.split(command.strip("`"))[1:]
         found = [curve(script.removesuffix(".py"), argv) for argv in (shlex.join(flags), "")]
-        compare([theirs, ours.split(" (")[0]], [values[epoch - 1] for values in found])
+        compare([theirs, ours], [values[int(epochs) - 1] for values in found])
 
 
 def test_the_course_of_cdcgan_is_as_recorded() -> None:
