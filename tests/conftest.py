@@ -71,7 +71,7 @@ def run(script: str, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def refusal(
-    main: Callable[[Sequence[str]], None], argv: Sequence[str], capsys: pytest.CaptureFixture[str]
+    main: Callable[[Sequence[str]], object], argv: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> str:
     """The one line with which `main` refuses `argv`, after argparse's usage if that is there."""
     capsys.readouterr()

@@ -1,0 +1,160 @@
+"""The tool that proves that training did not change."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.conftest import ROOT, refusal
+from tools import same_training
+
+# A script that trains nothing: it copies the checkpoint that was committed with it.
+SCRIPT = """
+import shutil, sys
+from pathlib import Path
+folder = Path("runs", sys.argv[sys.argv.index("--name") + 1])  # fails where it is there already
+folder.mkdir(parents=True)
+shutil.copy(Path(__file__).with_name("weights.pt"), folder / "last.pt")
+"""
+ROW = "wgan_gp.py --norm none"  # one row of the tool's table begins so
+ONES = torch.ones(2)
+
+
+def checkpoint(path: Path, name: str, weight: Tensor, *more: Tensor) -> Path:
+    """Write a checkpoint with three tensors of weights, `weight` last, and then `more`."""
+    moments = {0: {"step": torch.tensor(60.0), "exp_avg": weight}}
+    content = {
+        "step": 60,
+        "classes": ["bag"],
+        "window": torch.zeros(0, 4),
+        "random_state": {"cpu": torch.randint(256, (9,), dtype=torch.uint8)},
+        name: {"0.weight": torch.ones(2, 3)},
+        f"opt_{name}": {"state": moments, "param_groups": [{"lr": 0.1}]},
+        "more": list(more),
+    }
+    torch.save(content, path)
+    return path
+
+
+def test_every_tensor_is_compared_whatever_its_name(tmp_path: Path) -> None:
+    old = checkpoint(tmp_path / "old.pt", "critic", ONES)
+
+    def found(weight: Tensor, *more: Tensor) -> str:
+        new = checkpoint(tmp_path / "new.pt", "renamed", weight, *more)
+        return same_training.difference(old, new)
+
+    assert found(ONES) == ""
+    assert found(torch.tensor([1.5, 1.25])) == "1 of 3 tensors, by up to 0.5"
+    assert found(torch.nextafter(ONES, 2 * ONES)) == "1 of 3 tensors, by up to 1.19e-07"
+    assert found(ONES, ONES) == "3 tensors in OLD, 4 in NEW"
+    assert found(ONES.double()).startswith("tensor 2: torch.float32 [2] in OLD, torch.float64")
+    assert found(ONES[None]).endswith("torch.float32 [1, 2] in NEW")
+
+
+def test_the_sign_of_zero_counts_and_checkpoints_without_tensors_do_not_pass(
+    tmp_path: Path,
+) -> None:
+    old = checkpoint(tmp_path / "old.pt", "critic", torch.tensor(0.0))
+    new = checkpoint(tmp_path / "new.pt", "critic", torch.tensor(-0.0))
+    assert same_training.difference(old, new) == "1 of 3 tensors, by up to 0"
+    torch.save({"step": 60}, tmp_path / "empty.pt")
+    empty = same_training.difference(tmp_path / "empty.pt", tmp_path / "empty.pt")
+    assert empty == "0 tensors in OLD, 0 in NEW"
+
+
+def git(repository: Path, *argv: str) -> str:
+    me = ["-c", "user.name=me", "-c", "user.email=me@example.org"]
+    command = ["git", "-C", str(repository), *me, *argv]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def commit(repository: Path, script: str, weight: float) -> str:
+    """Commit a script and its weights; return the commit's name."""
+    (repository / "wgan_gp.py").write_text(script)
+    checkpoint(repository / "weights.pt", "critic", weight * ONES)
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "--message", "a version")
+    return git(repository, "rev-parse", "HEAD").strip()
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    git(tmp_path, "init", "--quiet", "repository")
+    return tmp_path / "repository"
+
+
+def test_versions_that_agree_differ_and_fail(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(same_training, "ROOT", repository)
+    monkeypatch.setattr(same_training, "make_images", lambda folder, _: folder.mkdir(parents=True))
+    first = commit(repository, SCRIPT, 1.0)
+    commit(repository, SCRIPT, 1.5)
+    failing = commit(repository, "raise SystemExit('error: unknown flag')", 1.0)
+    same = commit(repository, SCRIPT, 1.0)
+
+    def found(*commits: str) -> tuple[int, str]:
+        code = same_training.main([*commits, "--only", ROW])
+        assert len(git(repository, "worktree", "list").splitlines()) == 1
+        return code, capsys.readouterr().out.splitlines()[0].partition(": ")[2]
+
+    assert found(first, same) == (0, "ok")
+    assert found("HEAD") == (0, "ok")
+    differ = "DIFFERENT (1 of 3 tensors, by up to 0.5)"
+    assert found("HEAD~2") == (1, differ)
+    failure = "ended with exit code 1: error: unknown flag"
+    assert found(first, failing) == (1, f"DIFFERENT (NEW {failure})")
+    assert found(failing, failing) == (1, f"DIFFERENT (OLD {failure}; NEW {failure})")
+    checkpoint(repository / "weights.pt", "critic", 1.5 * ONES)  # and not committed
+    assert found("HEAD") == (1, differ)
+
+
+def test_bad_input_is_one_line(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(same_training, "ROOT", repository)
+    first = commit(repository, SCRIPT, 1.0)
+    assert "'nosuch'" in refusal(same_training.main, ["nosuch"], capsys)
+    assert "'nosuch'" in refusal(same_training.main, [first, "nosuch"], capsys)
+    assert "cannot check out ''" in refusal(same_training.main, [""], capsys)
+    assert "'pix2pix.py'" in refusal(same_training.main, [first, "--only", "pix2pix.py"], capsys)
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+    shutil.rmtree(repository / ".git")
+    assert "not a git repository" in refusal(same_training.main, [first], capsys)
+    monkeypatch.setenv("PATH", "")
+    assert "git is not installed" in refusal(same_training.main, [first], capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_tool_removes_its_worktree(
+    repository: Path, tmp_path: Path, which: signal.Signals
+) -> None:
+    tool, started = repository / "tools" / "same_training.py", tmp_path / "started"
+    tool.parent.mkdir()
+    shutil.copy(same_training.__file__, tool)
+    script = f"import time; open({str(started)!r}, 'w').close(); time.sleep(600)"
+    command = [sys.executable, str(tool), commit(repository, script, 1.0), "--only", ROW]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    while process.poll() is None and not started.exists():
+        time.sleep(0.05)
+    assert len(git(repository, "worktree", "list").splitlines()) == 2
+    os.killpg(process.pid, which)  # as a terminal's Ctrl-C, which reaches the trainings, too
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (130, "interrupted\n")
+    assert len(git(repository, "worktree", "list").splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_commit_trains_as_itself() -> None:
+    command = [sys.executable, str(ROOT / "tools/same_training.py"), "HEAD", "HEAD"]
+    done = subprocess.run([*command, "--only", ROW], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 of 1 configurations differ" in done.stdout
