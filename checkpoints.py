@@ -91,9 +91,10 @@ def load_generator(
                 raise ValueError(f"{name} holds what is no finite number")
         if args.get("num_classes", len(classes)) != len(classes):
             raise ValueError(f"{args['num_classes']} classes with {len(classes)} names")
-        # A run that keeps some classes only says which its data set has.
-        of_data_set = checkpoint.get("all_classes") or CLASSES.get(checkpoint["dataset"], classes)
-        checkpoint["all_classes"] = of_data_set
+        # Without this entry, classes that are all a published data set's are taken for its own.
+        published = CLASSES.get(checkpoint["dataset"], ())
+        known = published if set(classes) <= set(published) else classes
+        of_data_set = checkpoint.setdefault("all_classes", known)
         if not all(is_name(name) for name in (*classes, *of_data_set, checkpoint["dataset"])):
             raise ValueError("a class or data set whose name is no name")
         if not set(classes) <= set(of_data_set):

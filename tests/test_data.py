@@ -824,7 +824,7 @@ def test_files_that_keep_their_sizes_and_times_are_decoded_again(tmp_path: Path)
 
     classes = tmp_path / "classes"
     for name, colour in (("dark", 10), ("light", 200)):
-        flat(classes / name, 4, colour=colour, kind="ppm", mode="RGB")
+        flat(classes / name, 4, colour=(colour,) * 3, kind="ppm", mode="RGB")
         for path in (classes / name).iterdir():
             os.utime(path, (1e9, 1e9))
     for dark in (10, 200):  # the second time, the two have changed places

@@ -192,7 +192,7 @@ def test_of_two_runs_of_one_name_only_one_begins(
     for code, log in zip(codes, logs, strict=True):
         if code == 2:
             (line,) = log.read_text().splitlines()
-            assert "same is there already: go on with it (--resume" in line
+            assert "same is in use" in line or "same is there already" in line
     assert_same_run(whole.parent / "same", whole)
 
 
