@@ -49,6 +49,7 @@ from data import LARGE_PIXELS, Dataset, opened
 from device import PROCESSES, random_state, restore_random_state, seeded
 from evaluation import Evaluation
 from events import EventsFile
+from fid import shown
 from files import UNFINISHED, InputError, exit_on_input_error, locked, save_tensors, writing
 from flags import MAY_DIFFER, as_flags, read_config
 from generate import draw_grid, noise, sample, save_gif, save_picture
@@ -413,7 +414,7 @@ class Run:
         row = self.rows[-1] if self.rows else {}
         short = {"d_real": "D(x)", "d_fake": "D(G(z))"}
         return "  ".join(
-            f"{short.get(name, name)} {row[name]:.3f}"
+            f"{short.get(name, name)} {shown(row[name], '.3f')}"
             for name in self.names
             if name in row and not name.endswith(("_after", "_right_real", "_right_fake"))
         )
@@ -458,7 +459,8 @@ class Run:
         for name, value in metrics.items():
             self.writer.add_scalar(TAGS.get(name, name), value, self.step)
         print(
-            "      " + "  ".join(f"{name} {value:.4g}" for name, value in metrics.items()),
+            "      "
+            + "  ".join(f"{name} {shown(value, '.4g')}" for name, value in metrics.items()),
             flush=True,
         )
         distance = next(iter(metrics.values()))
