@@ -51,6 +51,7 @@ from data import Dataset
 from device import PROCESSES, random_state, restore_random_state, seeded
 from evaluation import Evaluation
 from events import EventsFile
+from fid import shown
 from files import UNFINISHED, InputError, exit_on_input_error, locked, save_tensors, writing
 from flags import MAY_DIFFER, as_flags, read_config
 from generate import draw_grid, noise, sample, save_gif, save_picture
@@ -444,7 +445,7 @@ class Run:
         row = self.rows[-1] if self.rows else {}
         short = {"d_real": "D(x)", "d_fake": "D(G(z))"}
         return "  ".join(
-            f"{short.get(name, name)} {row[name]:.3f}"
+            f"{short.get(name, name)} {shown(row[name], '.3f')}"
             for name in self.names
             if name in row and not name.endswith(("_after", "_right_real", "_right_fake"))
         )
@@ -467,7 +468,9 @@ class Run:
                 self.draw_samples()
             if self.evaluation and self.epoch % self.args.eval_every == 0:
                 metrics = self.evaluate(self.evaluation)
-                lines.append("  ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+                lines.append(
+                    "  ".join(f"{name} {shown(value, '.4g')}" for name, value in metrics.items())
+                )
                 distance = next(iter(metrics.values()))
                 better, self.best = distance < self.best, min(distance, self.best)
         except (InputError, OSError):  # one of these cannot be written: the weights perhaps can

@@ -18,12 +18,14 @@ import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, i
 
 import argparse
 import json
+import math
 import os
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -46,6 +48,9 @@ from support.folders import list_images
 from support.images import LARGE_PIXELS, attempt, read_image, refuse
 
 FeatureNetwork = InceptionFeatures | ClassifierFeatures
+ArrayType = tuple[np.dtype, tuple[int, ...]]  # an array's type and shape
+IMAGES = "uint8 (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, called images or arr_0"
+STATISTICS = "statistics mu (d,) and sigma (d, d)"
 
 
 @dataclass
@@ -82,8 +87,11 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     complex where S1 S2 is singular, and with r < d columns (few images) it costs less.
     """
     cross = torch.linalg.svdvals(a.root.T @ b.root).sum()
-    distance = (a.mean - b.mean).square().sum() + a.root.square().sum() + b.root.square().sum()
-    return float(distance - 2 * cross)
+    traces = a.root.square().sum() + b.root.square().sum()
+    distance = float((a.mean - b.mean).square().sum() + traces - 2 * cross)
+    # By definition the distance is at least 0. The terms are rounded by up to 1e-15 of the traces,
+    # so equal sets come to a tiny number of either sign: it counts as 0. NaN stays NaN.
+    return 0.0 if distance < 1e-14 * float(traces) else distance
 
 
 class Statistics:
@@ -204,8 +212,8 @@ def image_batches(source: str, args: argparse.Namespace) -> Iterator[Tensor]:
     """uint8 (B, C, H, W) batches of what a command line calls a set of images.
 
     `source`: a data set and split ("mnist:test"; "folder:test": of the pictures in --data_dir), a
-    folder of images of one size, an .npz with `images`, a checkpoint or a run folder (of which
-    --num_images samples are drawn).
+    folder of images of one size, an .npz with `images` or `arr_0`, a checkpoint or a run folder (of
+    which --num_images samples are drawn).
     InputError if it is none of these or cannot be read.
     """
     path, (name, split) = Path(source), named_split(source)
@@ -215,7 +223,7 @@ def image_batches(source: str, args: argparse.Namespace) -> Iterator[Tensor]:
         dataset = load_named(name, args)
         images = dataset.train_images if split == "train" else dataset.test_images
         yield from images.split(args.batch_size)
-    elif path.suffix == ".npz":
+    elif is_npz(path):
         images = npz_images(path)
         yield from images.split(at_once(images[0, 0].numel(), args.batch_size))
     elif path.suffix == ".pt" or os.path.isfile(path / "config.json"):
@@ -263,26 +271,139 @@ def samples(path: Path, args: argparse.Namespace) -> Iterator[Tensor]:
         yield sample(generator, z[part], None if labels is None else labels[part])
 
 
-def npz_images(path: Path) -> Tensor:
-    """`images` uint8 (N, H, W) or (N, H, W, C) of an .npz, as (N, C, H, W)."""
+def is_npz(source: str | Path) -> bool:
+    """Return whether a source is meant as an array file. An .npy is, to be refused by name."""
+    return Path(source).suffix.lower() in (".npz", ".npy")
+
+
+def array_type(file: IO[bytes]) -> ArrayType:
+    """Read the type and shape from the header of an .npy file."""
+    version, _ = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0
+    shape, _, dtype = header[version > 1](file)
+    return dtype, shape
+
+
+def npz_arrays(path: Path) -> dict[str, ArrayType]:
+    """Return the type and shape of every array in an .npz by its name. No array is loaded.
+
+    InputError for another file than an .npz, and for an array that is larger than its data.
+    """
     try:
+        with open(path, "rb") as file:
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:
+                file.seek(0)
+                dtype, shape = array_type(file)
+                advice = "save it with np.savez(FILE, images=ARRAY)"
+                raise InputError(f"{path} is one array without a name, {dtype} {shape}: {advice}")
         check_npz(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            images = arrays["images"]
+        arrays = {}
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if info.filename.endswith(".npy"):
+                    with archive.open(info) as member:
+                        dtype, shape = array_type(member)
+                    if math.prod(shape) * dtype.itemsize > info.file_size and not dtype.hasobject:
+                        raise ValueError("larger than its data")
+                    arrays[info.filename.removesuffix(".npy")] = dtype, shape
+        return arrays
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror or error})") from None
-    except Exception:  # not an .npz, cut short, without images, or holding objects
-        raise InputError(f"{path} is not an .npz with an array called images") from None
-    if not isinstance(images, np.ndarray):  # np.load: a member that is no .npy file is its bytes
-        raise InputError(f"{path} is not an .npz with an array called images")
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.size == 0:
-        raise InputError(
-            f"{path}: images are {images.dtype} {images.shape}, not uint8 (N, H, W, C)"
+    except Exception:  # zipfile and numpy raise many kinds on a damaged file
+        expected = f"expected {IMAGES}; or {STATISTICS}"
+        raise InputError(f"{path} is not an .npz of arrays, or is damaged: {expected}") from None
+
+
+def npz_meant(path: Path) -> str:
+    """Return the name of the images in an .npz, or "mu" if the .npz holds statistics.
+
+    InputError if neither is there, if both are, or if they have another type or shape.
+    """
+    arrays = npz_arrays(path)
+    several = [f"{name:.40} {dtype!s:.40} {shape}" for name, (dtype, shape) in arrays.items()]
+    several[10:] = [f"{len(several) - 10} more"] if len(several) > 10 else []
+    found = f"{path} holds {', '.join(several) or 'no arrays'}"
+    meant = [
+        name
+        for name, (_, shape) in arrays.items()  # numpy calls arrays without a name arr_0, arr_1
+        if name == "images" or (name.startswith("arr_") and len(shape) > 1)
+    ]
+    if "mu" in arrays or "sigma" in arrays:
+        meant.append("mu")
+    if len(meant) > 1:
+        raise InputError(f"{found}; keep images or statistics, one set in a file")
+    if not meant:
+        raise InputError(f"{found}; expected {IMAGES}; or {STATISTICS}")
+    if meant == ["mu"]:
+        (mean_type, mean), (cov_type, cov) = (
+            arrays.get(name, (np.dtype(object), ())) for name in ("mu", "sigma")
         )
-    tensor = torch.from_numpy(images)
-    return tensor[:, None] if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2)
+        if not (mean_type.kind in "fiu" and cov_type.kind in "fiu" and mean and cov == mean * 2):
+            raise InputError(f"{found}; expected {STATISTICS}, which are numbers")
+    elif problem := images_problem(*arrays[meant[0]]):
+        raise InputError(f"{found}; expected {IMAGES}: {problem}")
+    return meant[0]
+
+
+def images_problem(dtype: np.dtype, shape: tuple[int, ...]) -> str:
+    """Say why an array is no set of images, and what to do. "" if it is one.
+
+    The axis of the channels must be certain: either the second or the last axis has length 1 or 3.
+    """
+    if dtype.kind not in "fiub":
+        return "its entries are no numbers: resize the images to one size and save one array"
+    if dtype != np.uint8:
+        scale = "255 * x if x is in [0, 1], (x + 1) * 127.5 if x is in [-1, 1]"
+        return f"convert x to [0, 255] ({scale}), round it and save it as np.uint8"
+    if 0 in shape:
+        return "the array is empty"
+    if len(shape) == 3:
+        one = "it may be one image (H, W, C): save several as (N, H, W, C)"
+        return one if shape[2] <= 4 else ""
+    if len(shape) != 4:
+        return f"it has {len(shape)} axes"
+    second, last = shape[1] in (1, 3), shape[3] in (1, 3)
+    if second and last:
+        return "the second and the last axis could both be the channels"
+    if not second and not last and 4 in (shape[1], shape[3]):
+        return "it has 4 channels: put transparent images on white and save 3 channels"
+    return "" if second or last else "no axis holds 1 or 3 channels"
+
+
+def npz_load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Load arrays from an .npz by their names. InputError if one is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in names}
+    except MemoryError:
+        raise
+    except Exception:  # zipfile and numpy raise many kinds on a damaged file
+        raise InputError(f"{path} is damaged: its arrays cannot be read") from None
+
+
+def npz_images(path: Path) -> Tensor:
+    """Load the images of an .npz as uint8 (N, C, H, W). InputError for anything else."""
+    name = npz_meant(path)
+    if name == "mu":
+        raise InputError(f"{path} holds statistics (mu and sigma); images are needed here")
+    images = torch.from_numpy(npz_load(path, [name])[name])
+    if images.ndim == 3:
+        return images[:, None]
+    return images if images.shape[1] in (1, 3) else images.permute(0, 3, 1, 2)
+
+
+def check_arrays(sources: Sequence[str]) -> None:
+    """Raise InputError that names every .npz among the sources that cannot be used."""
+    problems = []
+    for source in dict.fromkeys(sources):
+        try:
+            is_statistics(source)
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError("; ".join(problems))
 
 
 def at_once(pixels: int, batch_size: int) -> int:
@@ -355,24 +476,22 @@ def load_statistics(path: Path, features: str) -> Gaussian:
 
     InputError for anything else, and for statistics made through another network than `features`.
     """
-    try:
-        check_npz(path)
-        with np.load(path, allow_pickle=False) as arrays:
-            mean, cov = (torch.from_numpy(arrays[name]).double() for name in ("mu", "sigma"))
-            n = int(arrays["n"]) or None if "n" in arrays else None
-            made_by = str(arrays["features"]) if "features" in arrays else features
-    except InputError:
-        raise
-    except Exception:  # not an .npz, cut short, other arrays, or holding objects
-        raise InputError(f"{path} does not hold statistics: mu and sigma") from None
-    if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
-        raise InputError(f"{path}: mu {tuple(mean.shape)} and sigma {tuple(cov.shape)} do not fit")
+    if npz_meant(path) != "mu":
+        raise InputError(f"{path} holds images; statistics (mu and sigma) are needed here")
+    kinds = {name: dtype.kind for name, (dtype, shape) in npz_arrays(path).items() if shape == ()}
+    # Other projects may save something else under these two names: then it is left alone.
+    counted, labelled = kinds.get("n") in ("i", "u"), kinds.get("features") == "U"
+    own = ["n"] * counted + ["features"] * labelled
+    arrays = npz_load(path, ["mu", "sigma", *own])
+    mean, cov = (torch.from_numpy(arrays[name].astype(np.float64)) for name in ("mu", "sigma"))
+    n = int(arrays["n"]) if counted else 0
+    made_by = str(arrays["features"]) if labelled else features
     if not (mean.isfinite().all() and cov.isfinite().all()):
         raise InputError(f"{path}: mu or sigma holds a number that is not finite")
     if made_by != features:
         raise InputError(f"{path} was made through {made_by}, and cannot be compared in {features}")
     try:
-        return Gaussian.of(mean, (cov + cov.T) / 2, n)
+        return Gaussian.of(mean, (cov + cov.T) / 2, n if n > 0 else None)
     except InputError as error:
         raise InputError(f"{path}: sigma is {error}") from None
 
@@ -384,13 +503,8 @@ def save_statistics(gaussian: Gaussian, path: Path, features: str) -> None:
 
 
 def is_statistics(source: str) -> bool:
-    if not source.endswith(".npz"):
-        return False
-    try:
-        with np.load(source, allow_pickle=False) as arrays:
-            return "images" not in arrays
-    except Exception:  # image_batches will say what is wrong with it
-        return False
+    """Return whether a source is an .npz of statistics. InputError for an .npz of nothing known."""
+    return is_npz(source) and npz_meant(Path(source)) == "mu"
 
 
 def infer_dataset(sources: Sequence[str], args: argparse.Namespace) -> str | None:
@@ -461,6 +575,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("give two sets of images, or one and --save_stats FILE")
     if args.save_stats and not args.save_stats.endswith(".npz"):
         raise InputError(f"--save_stats {args.save_stats}: give a name that ends in .npz")
+    check_arrays(args.sources)
     if (args.kid or args.prdc) and any(map(is_statistics, args.sources)):
         raise InputError("--kid and --prdc need images on both sides, not saved statistics")
     network = network_for(args.sources, args)
@@ -484,6 +599,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{gaussians[0].n or '?'} images through {network.name}: {args.save_stats}")
         return
     report(gaussians, features, network, args)
+
+
+def shown(value: float, spec: str) -> str:
+    """Format a number for people. A number that is rounded to 0 loses its sign: no "-0.0000"."""
+    text = format(value, spec)
+    return text if float(text) else format(0.0, spec)
 
 
 def report(
@@ -510,7 +631,7 @@ def report(
         print(json.dumps(results | about))
         return
     for name, value in results.items():
-        print(f"{name:<10}{value:12.4f}")
+        print(f"{name:<10}{shown(value, '12.4f')}")
     print(f"{n_a} and {n_b} images through {network.name}, {network.dim} features")
 
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fid import add_arguments, extract, image_batches, network_for
+from fid import add_arguments, check_arrays, extract, image_batches, network_for, shown
 from files import InputError, exit_on_input_error
 from support.console import progress
 
@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.splits < 1:
         raise InputError(f"--splits {args.splits}: give a number from 1 to that of the images")
+    check_arrays([args.source])
     network = network_for([args.source], args)
     batches = progress(image_batches(args.source, args), unit="batch", leave=False)
     statistics, _, logits = extract(batches, network, args.precision, keep=True)
@@ -73,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = {"mean": mean, "std": std, "n": statistics.n, "features": network.name}
         print(json.dumps(result | {"splits": args.splits}))
         return
-    print(f"{network.score} {mean:.4f} +- {std:.4f} over {args.splits} splits")
+    found = f"{shown(mean, '.4f')} +- {shown(std, '.4f')}"
+    print(f"{network.score} {found} over {args.splits} splits")
     print(f"{statistics.n} images through {network.name}")
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import load_dataset
 from features import load_features
-from fid import Gaussian, Statistics, extract, frechet_distance
+from fid import Gaussian, Statistics, extract, frechet_distance, shown
 from files import InputError
 from tests.stand_ins import counters, inception_state, random_inception
 
@@ -138,7 +138,8 @@ def digits(title: str, network: Any, real: Tensor, fakes: dict[str, Tensor]) -> 
             values.append(frechet_distance(*pair))
         exact, rounded = values
         change = 100 * (rounded - exact) / exact
-        print(f"{name:<24}float32 {exact:10.4f}  bfloat16 {rounded:10.4f}  {change:+.2f} %")
+        both = f"float32 {exact:10.4f}  bfloat16 {rounded:10.4f}"
+        print(f"{name:<24}{both}  {shown(change, '+.2f')} %")
 
 
 def worsened(images: Tensor, seed: int = 0) -> dict[str, Tensor]:

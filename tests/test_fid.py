@@ -21,6 +21,7 @@ import cdcgan
 import data
 import features
 import fid
+import inception_score
 from features import ClassifierFeatures, load_classifier
 from fid import (
     Gaussian,
@@ -32,6 +33,7 @@ from fid import (
     load_statistics,
     precision_recall,
     save_statistics,
+    shown,
 )
 from files import InputError, user_cache
 from generate import sample, save_images, save_npz
@@ -89,6 +91,41 @@ def test_identical_sets(n: int, d: int) -> None:
     x = 5 * correlated(n, d, seed=1)
     assert abs(distance(x, x)) < 1e-8
     assert abs(distance(x, x.flip(0))) < 1e-8  # their order does not matter
+
+
+@pytest.mark.parametrize(("n", "d"), [(2000, 64), (40, 64), (700, 512), (500, 48), (2, 3)])
+def test_identical_sets_are_at_zero(n: int, d: int) -> None:
+    """Not at the rounding error of either sign that the formula leaves."""
+    for seed in range(3):
+        one = fitted(5 * correlated(n, d, seed))
+        found = frechet_distance(one, one)
+        assert found == 0 and math.copysign(1, found) == 1
+
+
+def test_small_distances_are_not_rounded_to_zero() -> None:
+    one = fitted(correlated(500, 48, seed=1))
+    for length in (1e-3, 1e-5):
+        moved = Gaussian(one.mean + length / 48**0.5, one.root, one.n)
+        assert frechet_distance(one, moved) == pytest.approx(length**2, rel=1e-2)
+    huge = Gaussian(one.mean, one.root * 1e200, one.n)
+    assert math.isnan(frechet_distance(huge, huge))  # an overflow is no distance of 0
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "text"),
+    [
+        (-1.8e-12, "12.4f", "      0.0000"),
+        (-0.00004, ".4f", "0.0000"),
+        (-0.0, ".4g", "0"),
+        (-0.004, "+.2f", "+0.00"),
+        (-0.00005001, ".4f", "-0.0001"),
+        (-1.8e-12, ".4g", "-1.8e-12"),
+        (0.25, ".3f", "0.250"),
+        (math.nan, ".3f", "nan"),
+    ],
+)
+def test_no_number_is_shown_as_minus_zero(value: float, spec: str, text: str) -> None:
+    assert shown(value, spec) == text
 
 
 def test_symmetric() -> None:
@@ -663,16 +700,24 @@ def test_float32_is_not_tf32() -> None:
 
 
 def test_what_else_is_asked_for(command: Path, capsys: Capture) -> None:
-    argv = ["real", "colour.npz", "--dataset", "fashion_mnist"]
-    found = answer([*argv, "--kid", "--prdc"], capsys)
+    argv = ["real", "fake", "--dataset", "fashion_mnist"]
+    found = answer([*argv, "--kid", "--prdc", "--seed", "3"], capsys)
     extra = {"kid", "precision", "recall", "density", "coverage"}
     assert found.keys() == {"fcd", "n_a", "n_b", "features", "dim"} | extra
+    network = random_classifier()
+    (x, _), (y, _) = (network(random_images(25 - 2 * seed, 1, 28, seed)) for seed in (0, 1))
+    expected = {"kid": kid(x, y, seed=3)}
+    expected["precision"], expected["recall"] = precision_recall(x, y)
+    expected["density"], expected["coverage"] = density_coverage(x, y)
+    assert {name: found[name] for name in extra} == pytest.approx(expected, rel=1e-4)
+    assert len(set(expected.values()) - {1}) == 3  # precision and coverage are 1, and alone so
+    found = answer([*argv, "--kid", "--prdc"], capsys)
     assert answer([*argv, "--kid"], capsys)["kid"] == found["kid"]
     fid.main([*argv, "--kid", "--prdc", "--device", "cpu"])
     printed = capsys.readouterr().out
     for name in ("fcd", *extra):
         assert f"{name} " in printed and f"{found[name]:.4f}" in printed
-    assert f"25 and 25 images through {STAND_IN}, 128 features" in printed
+    assert f"25 and 23 images through {STAND_IN}, 128 features" in printed
     bfloat16 = answer([*argv, "--precision", "bf16"], capsys)["fcd"]
     assert bfloat16 == pytest.approx(found["fcd"], rel=0.1) and bfloat16 != found["fcd"]
 
@@ -797,11 +842,11 @@ def write_bad_images(kind: str, path: Path) -> str:
         ("float file", "b.tiff cannot be decoded"),
         ("archive floats", "float64"),
         ("archive numbers", "int64"),
-        ("archive of none", "uint8 (0, 28, 28, 3), not uint8 (N, H, W, C)"),
+        ("archive of none", "uint8 (0, 28, 28, 3); expected uint8 (N, H, W)"),
         ("archive of one", "at least 2"),
-        ("archive of no pixels", "uint8 (4, 0, 28, 3), not uint8 (N, H, W, C)"),
-        ("archive flat", "(28, 3), not uint8 (N, H, W, C)"),
-        ("archive channels", "1 or 3 channels"),
+        ("archive of no pixels", "uint8 (4, 0, 28, 3); expected uint8 (N, H, W)"),
+        ("archive flat", "uint8 (28, 3); expected uint8 (N, H, W)"),
+        ("archive channels", "no axis holds 1 or 3 channels"),
         ("archive cut", "bad.npz"),
         ("archive text", "bad.npz"),
         ("archive payload", "bad.npz"),
@@ -812,9 +857,115 @@ def test_bad_images(kind: str, says: str, command: Path, tmp_path: Path, capsys:
     argv = ["real", str(tmp_path / name), "--dataset", "fashion_mnist", "--device", "cpu"]
     for size in ("100", "1"):
         message = refusal(fid.main, [*argv, "--batch_size", size], capsys)
-        assert says in message
-        assert "bad" in message or kind == "archive channels"
+        assert says in message and "bad" in message
     assert not (tmp_path / "ran").exists()
+
+
+COLOUR = random_images(25, 3, 28).permute(0, 2, 3, 1).numpy()  # (N, H, W, C)
+MU, SIGMA = np.zeros(128), np.eye(128)
+
+
+def test_arrays_of_one_content_agree(command: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Whatever the array's name, its axes and the labels beside it."""
+    grey, chw, labels = COLOUR[..., :1], COLOUR.transpose(0, 3, 1, 2), np.arange(25)
+    np.savez(tmp_path / "a.npz", images=COLOUR)
+    np.savez(tmp_path / "b.npz", images=grey[..., 0])
+    alike: dict[str, tuple[dict[str, np.ndarray], str]] = {
+        "no name, as guided-diffusion saves": ({"arr_0": COLOUR}, "a"),
+        "labels beside it": ({"arr_0": COLOUR, "arr_1": labels}, "a"),
+        "labels before it": ({"arr_0": labels, "arr_1": COLOUR}, "a"),
+        "channels first": ({"images": chw, "labels": labels}, "a"),
+        "channels first, no name": ({"arr_0": chw}, "a"),
+        "Fortran's order": ({"images": np.asfortranarray(COLOUR)}, "a"),
+        "grey with an axis": ({"images": grey}, "b"),
+        "grey with an axis, first": ({"arr_0": grey.transpose(0, 3, 1, 2)}, "b"),
+    }
+    for kind, (arrays, same) in alike.items():
+        np.savez(tmp_path / "other.npz", **arrays)  # type: ignore[arg-type]
+        argv = ["--dataset", "fashion_mnist"]
+        both = answer([str(tmp_path / "other.npz"), str(tmp_path / f"{same}.npz"), *argv], capsys)
+        assert (both["fcd"], both["n_a"]) == (0, 25), kind
+        real = answer(["real", str(tmp_path / "other.npz"), *argv], capsys)["fcd"]
+        assert real == answer(["real", str(tmp_path / f"{same}.npz"), *argv], capsys)["fcd"] > 0
+
+
+@pytest.mark.parametrize("shape", [(25, 2, 2, 3), (25, 5, 40, 3), (25, 3, 40, 5), (25, 40, 6)])
+def test_small_and_oblong_images_are_measured(
+    shape: tuple[int, ...], command: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "a.npz", images=rng.integers(0, 256, shape, dtype=np.uint8))
+    found = answer(["real", str(tmp_path / "a.npz"), "--dataset", "fashion_mnist"], capsys)
+    assert found["fcd"] > 0 and found["n_b"] == 25
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        ({"images": COLOUR[0]}, "images uint8 (28, 28, 3); ... one image (H, W, C)"),
+        ({"arr_0": COLOUR[0, :, :, :1]}, "arr_0 uint8 (28, 28, 1); ... one image (H, W, C)"),
+        ({"images": COLOUR[..., [0, 1, 2, 2]]}, "(25, 28, 28, 4); ... 4 channels: ... on white"),
+        ({"images": COLOUR[:, :3]}, "(25, 3, 28, 3); ... could both be the channels"),
+        ({"images": COLOUR[None]}, "(1, 25, 28, 28, 3); ... 5 axes"),
+        ({"images": COLOUR[:0]}, "(0, 28, 28, 3); ... empty"),
+        ({"images": COLOUR / 255}, "images float64 (25, 28, 28, 3); ... 255 * x if x"),
+        ({"arr_0": COLOUR / 127.5 - 1}, "arr_0 float64 ... (x + 1) * 127.5 if x is in [-1, 1]"),
+        ({"images": COLOUR.astype(np.int64)}, "images int64 ... save it as np.uint8"),
+        ({"images": COLOUR > 99}, "images bool ... save it as np.uint8"),
+        ({"images": np.array([None, "x"])}, "images object (2,); ... no numbers"),
+        ({"labels": np.arange(25)}, "labels int64 (25,); expected uint8 (N, H, W) ... mu (d,)"),
+        ({"arr_0": np.arange(25)}, "arr_0 int64 (25,); expected uint8 (N, H, W) ... mu (d,)"),
+        ({}, "no arrays; expected uint8 (N, H, W) ... mu (d,)"),
+        ({f"x{i}": MU for i in range(12)}, "x9 float64 (128,), 2 more; expected"),
+        (
+            {"images": COLOUR, "mu": MU, "sigma": SIGMA},
+            "images uint8 (25, 28, 28, 3), mu float64 ... sigma ... keep",
+        ),
+        ({"arr_0": COLOUR, "mu": MU}, "arr_0 ... mu ... keep images or statistics"),
+        ({"arr_0": COLOUR, "arr_1": COLOUR}, "arr_0 ... arr_1 ... keep images or statistics"),
+        ({"images": COLOUR, "arr_0": COLOUR}, "images ... arr_0 ... keep images or statistics"),
+        ({"mu": MU}, "mu float64 (128,); expected statistics mu (d,) and sigma (d, d)"),
+        ({"mu": MU, "sigma": SIGMA[1:]}, "mu float64 (128,), sigma float64 (127, 128); expected"),
+        ({"mu": MU, "sigma": SIGMA * 1j}, "sigma complex128 (128, 128); expected statistics"),
+    ],
+)
+def test_arrays_that_are_refused(
+    arrays: dict[str, np.ndarray], says: str, command: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """The line names the file, what was found in it and what was expected, before any work."""
+    path = tmp_path / "bad.npz"
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    line = refusal(fid.main, ["real", str(path)], capsys)  # and fetches no Inception first
+    assert f"{path} holds " in line
+    for part in says.split(" ... "):
+        assert part in line
+    assert refusal(inception_score.main, [str(path)], capsys) == line
+
+
+def test_every_bad_array_is_named_at_once(tmp_path: Path, capsys: Capture) -> None:
+    text, array, images, absent = (str(tmp_path / n) for n in ("t.npz", "a.npy", "i.npz", "x.npz"))
+    Path(text).write_text("no archive")
+    np.save(array, COLOUR)
+    np.savez(images, images=COLOUR)
+    line = refusal(fid.main, [text, array, "--kid"], capsys)
+    assert f"{text} is not an .npz of arrays, or is damaged" in line
+    assert f"{array} is one array without a name, uint8 (25, 28, 28, 3)" in line
+    assert f"{absent} cannot be read (No such file" in refusal(fid.main, [images, absent], capsys)
+    np.savez(tmp_path / "s.npz", mu=MU, sigma=SIGMA)
+    line = refusal(
+        inception_score.main, [str(tmp_path / "s.npz"), "--dataset", "fashion_mnist"], capsys
+    )
+    assert "s.npz holds statistics (mu and sigma); images are needed here" in line
+    with pytest.raises(InputError, match="holds images"):
+        load_statistics(Path(images), "test")
+
+
+def test_statistics_with_others_arrays_beside_them(tmp_path: Path) -> None:
+    """Any type of number and byte order; what `n` and `features` mean elsewhere counts not."""
+    mu, sigma = MU.astype(">f8"), SIGMA.astype(">f4")
+    np.savez(tmp_path / "s.npz", mu=mu, sigma=sigma, n=-3, features=COLOUR, labels=np.arange(25))
+    loaded = load_statistics(tmp_path / "s.npz", "test")
+    assert loaded.n is None and torch.equal(loaded.cov, torch.eye(128).double())
 
 
 @pytest.mark.parametrize("kind", BAD_STATISTICS)

@@ -149,15 +149,19 @@ def test_command(command: Path, capsys: Capture) -> None:
         script.main([*argv, "--json", "--batch_size", size])
         lines = capsys.readouterr().out.splitlines()
         found = json.loads(lines[0])
-        assert len(lines) == 1 and found.keys() >= {"mean", "std", "n"}
-        assert found["n"] == 40
+        assert len(lines) == 1
+        assert found.keys() == {"mean", "std", "n", "features", "splits"}
+        assert (found["n"], found["splits"]) == (40, 10)
         assert (found["mean"], found["std"]) == pytest.approx((mean, std), rel=1e-4)
     script.main(argv)
     printed = capsys.readouterr().out
     assert f"classifier score {mean:.4f} +- {std:.4f} over 10 splits" in printed
     assert "40 images through stand-in classifier" in printed
-    script.main([*argv, "--json", "--splits", "1"])
-    assert json.loads(capsys.readouterr().out)["std"] == 0
+    script.main([*argv, "--json", "--splits", "3"])
+    found = json.loads(capsys.readouterr().out)
+    mean, std = inception_score(random_classifier()(random_images(40, 1, 28))[1], splits=3)
+    assert (found["mean"], found["std"]) == pytest.approx((mean, std), rel=1e-4)
+    assert found["splits"] == 3
 
 
 def test_command_through_inception(command: Path, capsys: Capture) -> None:

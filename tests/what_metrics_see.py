@@ -15,7 +15,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import load_dataset
 from features import load_features
-from fid import density_coverage, extract, frechet_distance, kid, precision_recall
+from fid import density_coverage, extract, frechet_distance, kid, precision_recall, shown
 from inception_score import inception_score
 
 N = 10_000
@@ -60,7 +60,7 @@ def main(only: tuple[str, ...] = ("",)) -> None:
             f"{frechet_distance(statistics.gaussian(), found.gaussian()):.3f}",
             f"{inception_score(logits)[0]:.2f}",
             f"{100 * (logits.argmax(1) == labels).double().mean():.1f} %",
-            f"{1000 * kid(real, fake):.2f}",
+            shown(1000 * kid(real, fake), ".2f"),
             *(f"{value:.3f}" for value in precision_recall(real, fake)),
             *(f"{value:.3f}" for value in density_coverage(real, fake)),
         ]
