@@ -3,6 +3,7 @@
 import csv
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from files import InputError, run_folder, writing
+from support.fonts import drawable
 
 LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
 # What the pictures at the end show: title -> column -> label.
@@ -53,16 +55,28 @@ def read_rows(folder: Path) -> list[dict[str, float]]:
     return rows
 
 
+def run_names(runs: Sequence[str]) -> list[str]:
+    """Return the names of runs for a legend; "run 2" if the font cannot write the second one."""
+    if len(runs) < 2:  # one run has no legend
+        return list(runs)
+    return drawable(runs, [f"run {i}" for i in range(1, len(runs) + 1)])
+
+
 def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -> None:
     """Draw the curves of `panels` (title: {column: label}) over the epochs into one PNG.
 
     Several runs (name: rows) are laid over each other: a colour a run, then, and a line style a
-    curve. A panel of whose columns there are none is left out; without panels there is no file.
+    curve. A panel of whose columns there are none is left out; without panels there is no file, and
+    one that an earlier plot left there is removed.
     """
-    runs = {run.replace("$", r"\$"): rows for run, rows in runs.items()}  # no formula to matplotlib
+    names = run_names(list(runs))
+    # With its backslash, a dollar sign begins no formula.
+    runs = {name.replace("$", r"\$"): rows for name, rows in zip(names, runs.values(), strict=True)}
     columns = {name for rows in runs.values() for row in rows for name in row}
     shown = {title: curves for title, curves in panels.items() if columns & curves.keys()}
     if not shown:
+        with suppress(OSError):
+            path.unlink()  # because an older plot would seem to show these runs
         return
     across = min(3, len(shown))
     down = math.ceil(len(shown) / across)

@@ -2,7 +2,8 @@
 
     python demo.py                                     # the pretrained cdcgan.py: localhost:5000
     python demo.py --load_path runs/RUN --port 8080
-    curl "http://localhost:5000/?generate_sample=Sneaker" > sneaker.png
+    curl "http://localhost:5000/?generate_sample=Sneaker" > sneaker.png           # any Sneaker
+    curl "http://localhost:5000/?generate_sample=Sneaker&seed=3" > sneaker.png    # always the same
     curl "http://localhost:5000/sample.png?class=Bag&seed=3&n=16" > bags.png
 
 GET /sample.png takes class, seed, n (1 to 64), truncation (0 to 2, a factor of z), and for a walk
@@ -46,6 +47,14 @@ from generate import (
 
 PAGE = Path(__file__).with_name("demo.html")
 MOST_IMAGES, CLOSEST = 64, 8
+WISH = ("class", "seed", "n", "truncation", "to_class", "to_seed", "t")
+# The names that each path takes in its query.
+QUERY_NAMES = {
+    "/": ("generate_sample", "seed"),
+    "/classes": (),
+    "/sample.png": WISH,
+    "/neighbours.png": (*WISH, "index"),
+}
 
 
 @dataclass
@@ -113,37 +122,58 @@ class Model:
         return self.neighbours(image, CLOSEST)[0]
 
 
+def check_query() -> None:
+    """Raise InputError if the request's query holds an unknown name, or a name twice.
+
+    A misspelt name would otherwise be answered with an image that nobody asked for.
+    """
+    known = QUERY_NAMES.get(request.path)
+    if known is None:  # no such page: status 404
+        return
+    for name, values in request.args.lists():
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise InputError(f"unknown name {name[:40]!r}: {request.path} takes {names}")
+        if len(values) > 1:
+            raise InputError(f"{name} is given {len(values)} times: give it once")
+
+
+def parse_number(name: str, default: float, low: float, high: float, kind: Any = float) -> Any:
+    """Return the number called `name` in the query. Raise InputError if it is none in bounds."""
+    text = request.args.get(name, "") or default
+    try:
+        value = kind(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        a_number = "a whole number" if kind is int else "a number"
+        raise InputError(f"{name}={str(text)[:40]}: give {a_number} from {low} to {high}")
+    return value
+
+
+def parse_seed(name: str, default: int) -> int:
+    return parse_number(name, default, 0, 2**63 - 1, int)
+
+
 def parse_wish(model: Model) -> Wish:
     """The request's query. InputError where it cannot be met."""
-    query = request.args
-
-    def number(name: str, default: float, low: float, high: float, kind: Any = float) -> Any:
-        text = query.get(name, "") or default
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            a_number = "a whole number" if kind is int else "a number"
-            raise InputError(f"{name}={str(text)[:40]}: give {a_number} from {low} to {high}")
-        return value
 
     def index(name: str, default: int | None) -> int | None:
-        wanted = query.get(name, "")
+        wanted = request.args.get(name, "")
         if wanted and not model.classes:
             raise InputError(f"{name}: this model has no classes")
         return class_index(model.classes, wanted, model.all_classes) if wanted else default
 
-    seed = number("seed", 0, 0, 2**63 - 1, int)
+    seed = parse_seed("seed", 0)
     start = index("class", None)
     return Wish(
         start=start,
         end=index("to_class", start),
         seed=seed,
-        to_seed=number("to_seed", seed, 0, 2**63 - 1, int),
-        number=number("n", 16, 1, MOST_IMAGES, int),
-        truncation=number("truncation", 1.0, 0.0, 2.0),
-        t=number("t", 0.0, 0.0, 1.0),
+        to_seed=parse_seed("to_seed", seed),
+        number=parse_number("n", 16, 1, MOST_IMAGES, int),
+        truncation=parse_number("truncation", 1.0, 0.0, 2.0),
+        t=parse_number("t", 0.0, 0.0, 1.0),
     )
 
 
@@ -155,18 +185,18 @@ def png(picture: Image.Image) -> Response:
 
 def create_app(model: Model) -> Flask:
     app = Flask(__name__, static_folder=None)
+    app.before_request(check_query)
 
     @app.get("/")
     def page() -> Response:
         wanted = request.args.get("generate_sample")
-        if wanted is not None and "text/html" not in request.headers.get("Accept", ""):
+        seed = parse_seed("seed", secrets.randbelow(2**32))
+        if wanted is not None:
             if not model.classes:
                 raise InputError("generate_sample: this model has no classes")
-            index, seed = (
-                class_index(model.classes, wanted, model.all_classes),
-                secrets.randbelow(2**32),
-            )
-            return png(draw_grid(model.images(Wish(index, index, seed, seed, 1, 1.0, 0.0)), 1))
+            index = class_index(model.classes, wanted, model.all_classes)
+            if "text/html" not in request.headers.get("Accept", ""):
+                return png(draw_grid(model.images(Wish(index, index, seed, seed, 1, 1.0, 0.0)), 1))
         return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
 
     @app.get("/classes")

@@ -39,14 +39,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
 import parallel
 from checkpoints import check_progress, fitting, load_generator, load_part, read_checkpoint
-from curves import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows
+from curves import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows, run_names
 from data import Dataset
 from device import PROCESSES, random_state, restore_random_state, seeded
 from evaluation import Evaluation
@@ -57,6 +57,7 @@ from flags import MAY_DIFFER, as_flags, read_config
 from generate import draw_grid, noise, sample, save_gif, save_picture
 from parallel import any_process, average, first_only, from_first, processes, rank
 from support.console import mute, progress, say
+from support.fonts import drawable, font
 from support.images import LARGE_PIXELS, opened
 
 WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
@@ -161,7 +162,9 @@ class Run:
         self.stopping = False
         self.best = math.inf  # the smallest distance so far
         self.evaluation: Evaluation | None = None
-        names = dataset.classes[:ROWS] if "num_classes" in generator_args else ()
+        names = list(dataset.classes[:ROWS]) if "num_classes" in generator_args else []
+        if rank() == 0:  # which draws, and warns of names that it cannot draw
+            names = drawable(names, range(len(names)))
         self.row_names = [names[i % len(names)] for i in range(ROWS)] if names else []
         labels = torch.arange(ROWS) % max(1, len(names))
         self.fixed_labels = labels.repeat_interleave(ROWS).to(self.device) if names else None
@@ -635,8 +638,7 @@ def captioned(path: Path) -> Image.Image:
         picture = full.reduce(math.ceil(max(full.size) / GIF_SIDE))
     frame = Image.new("RGB", (picture.width, picture.height + 28), "white")
     frame.paste(picture, (0, 28))
-    font = ImageFont.load_default(size=18)
-    ImageDraw.Draw(frame).text((8, 3), f"epoch {epoch}", fill="black", font=font)
+    ImageDraw.Draw(frame).text((8, 3), f"epoch {epoch}", fill="black", font=font(18))
     return frame
 
 
@@ -683,7 +685,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         export(args.run, args.save_path)
         return
     folders = [Path(run) for run in args.runs]
-    runs: dict[str, Rows] = {str(folder): read_rows(folder) for folder in folders}
+    names = run_names([str(folder) for folder in folders])
+    runs: dict[str, Rows] = dict(zip(names, map(read_rows, folders), strict=True))
     out = Path(args.save_path or (folders[0] if len(folders) == 1 else "."))
     for file, panels in (("losses.png", LOSSES), ("metrics.png", METRICS)):
         plot(runs, panels, out / file)

@@ -13,13 +13,14 @@ import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, i
 import argparse
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
@@ -28,9 +29,12 @@ from data import class_index, load_dataset, to_uint8
 from device import NOISE, pick_device, seeded
 from files import InputError, assembling, exit_on_input_error, writing
 from support.console import progress
+from support.fonts import drawable, font
+from support.images import MOST_PIXELS
 
 CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it
 WALK_STOPS, WALK_FRAMES = 4, 16  # a GIF passes so many z, in so many frames from one to the next
+GIF_SIDE = 2**16 - 1  # pixels: the format has two bytes for a side
 PRETRAINED_GENERATOR = Path(__file__).parent / "pretrained" / "cdcgan-fashion_mnist.pt"
 
 
@@ -120,27 +124,68 @@ def sample_between(
     return torch.cat(images)
 
 
-def draw_grid(images: Tensor, columns: int, row_names: Sequence[str] = ()) -> Image.Image:
-    """A picture of images uint8 (N, C, H, W), `columns` a row, with a name at the left of each row.
+@dataclass
+class Layout:
+    """The measures of a grid's picture in pixels; `across`: images per row."""
 
-    Enlarged by a whole factor, so that small images can be seen and keep their pixels.
+    across: int
+    scale: int
+    cell: int  # an image and its line of frame, enlarged
+    margin: int  # for the names, at the left
+    width: int
+    height: int
+
+
+def lay_out(number: int, columns: int, size: int, row_names: Sequence[str] = ()) -> Layout:
+    """Return how draw_grid() lays out `number` images of size x size pixels."""
+    scale = max(1, math.ceil(56 / size))
+    cell = (size + 1) * scale
+    across, margin = min(columns, number), 0
+    if row_names:
+        margin = math.ceil(max(map(row_font(cell).getlength, row_names))) + cell // 3
+    if number == 1:  # make_grid leaves a single image without a frame
+        return Layout(1, scale, cell, margin, margin + size * scale, size * scale)
+    width, height = across * cell + scale, math.ceil(number / across) * cell + scale
+    return Layout(across, scale, cell, margin, margin + width, height)
+
+
+def row_font(cell: int) -> ImageFont.FreeTypeFont:
+    """Return the font for the names of rows that are `cell` pixels high."""
+    return font(max(11, cell // 4))
+
+
+def draw_grid(images: Tensor, columns: int, row_names: Sequence[str] = ()) -> Image.Image:
+    """Draw images uint8 (N, C, H, W), `columns` per row, with a name at the left of each row.
+
+    The images are enlarged by a whole factor, which lets small ones be seen and keeps their pixels.
+    A name that the font cannot write is replaced by the row's number, which counts from 0.
     """
-    scale = max(1, math.ceil(56 / images.shape[-1]))
-    grid = make_grid(images, nrow=columns, padding=1, pad_value=255)
-    grid = grid.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-    picture = Image.fromarray(grid.permute(1, 2, 0).numpy())
-    if not row_names:
-        return picture
-    cell = (images.shape[-1] + 1) * scale
-    font = ImageFont.load_default(size=max(11, cell // 4))
-    margin = math.ceil(max(font.getlength(name) for name in row_names)) + cell // 3
-    named = Image.new("RGB", (picture.width + margin, picture.height), "white")
-    named.paste(picture, (margin, 0))
-    draw = ImageDraw.Draw(named)
+    row_names = drawable(row_names, range(len(row_names)))
+    layout = lay_out(len(images), columns, images.shape[-1], row_names)
+    grid = make_grid(images, nrow=layout.across, padding=1, pad_value=255)
+    small = Image.fromarray(grid.permute(1, 2, 0).numpy())
+    size = (layout.scale * small.width, layout.scale * small.height)
+    picture = Image.new("RGB", (layout.width, layout.height), "white")
+    place = (layout.margin, 0, layout.width, layout.height)
+    picture.paste(small.resize(size, Image.Resampling.NEAREST), place)  # raises if it does not fit
+    draw, cell = ImageDraw.Draw(picture), layout.cell
     for row, name in enumerate(row_names):
-        middle = (margin - cell // 6, scale + row * cell + cell // 2)
-        draw.text(middle, name, fill="black", font=font, anchor="rm")
-    return named
+        middle = (layout.margin - cell // 6, layout.scale + row * cell + cell // 2)
+        draw.text(middle, name, fill="black", font=row_font(cell), anchor="rm")
+    return picture
+
+
+def check_layout(layout: Layout, moving: bool) -> None:
+    """Raise InputError if a picture is too large for a GIF, or for the readers of a PNG."""
+    width, height = layout.width, layout.height
+    limit = ""
+    if moving and max(width, height) > GIF_SIDE:
+        limit = f"a GIF has at most {GIF_SIDE:,} per side"
+    elif width * height > MOST_PIXELS:
+        limit = f"at most {MOST_PIXELS:,} pixels are drawn"
+    if limit:
+        advice = "a smaller --grid_size, --class NAME or --interpolate ROWS makes it smaller"
+        raise InputError(f"the picture would be {width:,} x {height:,} pixels; {limit}; {advice}")
 
 
 class Neighbours:
@@ -187,20 +232,30 @@ def save_picture(picture: Image.Image, path: Path) -> None:
         picture.save(temporary, format="PNG")
 
 
-def save_gif(frames: Sequence[Image.Image], path: Path, seconds: float, hold: float = 0) -> None:
-    """Write a GIF that loops: each frame for `seconds`, the last for `hold` more."""
-    durations = [round(seconds * 1000)] * len(frames)
-    durations[-1] += round(hold * 1000)
-    small = [frame.convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for frame in frames]
-    with writing(path) as temporary:
-        small[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=small[1:],
-            duration=durations,
-            loop=0,
-        )
+def save_gif(frames: Iterable[Image.Image], path: Path, seconds: float, hold: float = 0) -> None:
+    """Write a GIF that loops: each frame for `seconds`, the last for `hold` more.
+
+    Each frame is written as soon as the next one differs. Pillow's save() would keep them all.
+    """
+    small = (frame.convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for frame in frames)
+    with writing(path) as temporary, temporary.open("wb") as file:
+
+        def write(frame: Image.Image, seconds: float) -> None:
+            duration = round(1000 * seconds)  # in ms
+            file.writelines(
+                GifImagePlugin.getdata(frame, duration=duration, include_color_table=True)
+            )
+
+        shown, shown_for = next(small), seconds
+        # A copy, because getheader() changes the palette.
+        file.writelines(GifImagePlugin.getheader(shown.copy(), info={"loop": 0})[0])
+        for frame in small:
+            if frame != shown:
+                write(shown, shown_for)
+                shown, shown_for = frame, 0.0
+            shown_for += seconds
+        write(shown, shown_for + hold)
+        file.write(b";")
 
 
 def check_args(args: argparse.Namespace, path: Path) -> None:
@@ -233,10 +288,27 @@ def check_args(args: argparse.Namespace, path: Path) -> None:
         raise InputError(f"--num_images writes a folder of PNG files or an .npz, not {path}")
 
 
+def check_no_images(folder: Path) -> None:
+    """Raise InputError if `folder` holds images in any depth.
+
+    fid.py and training read all of them, so older images would count as new samples.
+    """
+    names = (Path(name) for _, _, files in os.walk(folder) for name in files)
+    endings = Image.registered_extensions()
+    found = sum(name.suffix.lower() in endings and name.name[0] != "." for name in names)
+    if found:
+        images = "1 image" if found == 1 else f"{found:,} images"
+        advice = "give a new or empty folder as --save_path"
+        raise InputError(
+            f"{folder} holds {images} already, which would mix with new ones: {advice}"
+        )
+
+
 def save_images(images: Tensor, labels: Tensor | None, classes: Sequence[str], path: Path) -> None:
     """One PNG file an image into the folder `path`, numbered, its class in its name."""
     for i, image in enumerate(progress(images, unit="file")):
         name = "" if labels is None else "_" + classes[int(labels[i])].replace("/", "-")
+        name = name[:50]  # a file's name may have 255 bytes, and a character has up to four
         array = image.permute(1, 2, 0).squeeze(2).numpy()
         save_picture(Image.fromarray(array), path / f"{i:05d}{name.replace(' ', '-')}.png")
 
@@ -250,15 +322,12 @@ def save_npz(images: Tensor, labels: Tensor | None, path: Path) -> None:
         np.savez_compressed(buffer, **arrays)
 
 
-def walk(generator: nn.Module, z: Tensor, labels: Tensor | None, seed: int) -> list[Tensor]:
-    """Frames of a grid whose every z goes past WALK_STOPS - 1 others and back to where it began."""
+def walk(generator: nn.Module, z: Tensor, labels: Tensor | None, seed: int) -> Iterator[Tensor]:
+    """Draw frames of a grid whose every z passes WALK_STOPS - 1 others and returns to itself."""
     others = [noise(len(z), z.shape[1], seed + i, z.device) for i in range(1, WALK_STOPS)]
-    stops = [z, *others]
-    return [
-        sample(generator, slerp(a, b, i / WALK_FRAMES), labels)
-        for a, b in zip(stops, [*others, z], strict=True)
-        for i in range(WALK_FRAMES)
-    ]
+    for a, b in zip([z, *others], [*others, z], strict=True):
+        for i in range(WALK_FRAMES):
+            yield sample(generator, slerp(a, b, i / WALK_FRAMES), labels)
 
 
 def interpolation(
@@ -268,8 +337,8 @@ def interpolation(
     columns: int,
     seed: int,
     moving: bool,
-) -> list[Tensor]:
-    """A grid whose every row goes from one z, and class, to another; or frames that do so.
+) -> Iterator[Tensor]:
+    """Draw a grid whose every row goes from one z, and class, to another; or frames that do so.
 
     z: (rows * columns, z_dim), labels alike. Each row's class goes on to that of the next row.
     """
@@ -282,7 +351,8 @@ def interpolation(
         z, end = (x[::columns].repeat_interleave(columns, dim=0) for x in (z, end))
         step = torch.linspace(0, 1, columns, device=z.device).unsqueeze(1)
         times = [step.repeat(len(z) // columns, 1)]
-    return [sample_between(generator, slerp(z, end, t), labels, end_labels, t) for t in times]
+    for t in times:
+        yield sample_between(generator, slerp(z, end, t), labels, end_labels, t)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -290,6 +360,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = Path(args.save_path)
     suffix = path.suffix.lower()
     check_args(args, path)
+    as_npz = suffix == ".npz" or args.format == "npz"
+    if args.num_images is not None and not as_npz:
+        check_no_images(path)
     device = pick_device(args.device)
     generator, checkpoint = load_generator(args.load_path, device)
     # Here, so that it holds for every z of a walk or an interpolation, too.
@@ -308,7 +381,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         labels = torch.tensor(drawn)[torch.arange(number) % len(drawn)] if classes else None
         z = noise(number, z_dim, args.seed, device)
         images = sample(generator, z, None if labels is None else labels.to(device))
-        if suffix == ".npz" or args.format == "npz":
+        if as_npz:
             path = path if suffix == ".npz" else path / "samples.npz"
             save_npz(images, labels, path)
         else:
@@ -324,13 +397,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         rows = len(drawn) if len(drawn) > 1 else columns
         of_row = list(drawn) * (rows // len(drawn)) if classes else []
-    names = [classes[i] for i in of_row]
+    shown = dict(zip(drawn, drawable([classes[i] for i in drawn], drawn), strict=True))
+    names = [shown[i] for i in of_row]
+    if args.interpolate and len(drawn) > 1:  # each row goes on to the class of the next
+        names = [f"{a} to {b}" for a, b in zip(names, names[1:] + names[:1], strict=True)]
+    across = args.neighbours + 2 if args.neighbours else columns
+    image_size = checkpoint["generator_args"]["image_size"]
+    check_layout(lay_out(rows * across, across, image_size, names), moving)
+
     labels = torch.tensor(of_row, device=device).repeat_interleave(columns) if classes else None
     z = noise(rows * columns, z_dim, args.seed, device)
+    frames: Iterable[Tensor]
     if args.interpolate:
         frames = interpolation(generator, z, labels, columns, args.seed, moving)
-        if classes and len(drawn) > 1:  # each row goes on to the class of the next
-            names = [f"{a} to {b}" for a, b in zip(names, names[1:] + names[:1], strict=True)]
     elif moving:
         frames = walk(generator, z, labels, args.seed)
     elif args.neighbours:
@@ -340,17 +419,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Both in colour: a folder may have got its first colour picture since the training.
         row = [images.expand(-1, -1, 3, -1, -1) for images in (fake[:, None], white, nearest)]
         frames = [torch.cat(row, dim=1).flatten(0, 1)]
-        columns = args.neighbours + 2
     else:
         frames = [sample(generator, z, labels)]
-    pictures = [draw_grid(images, columns, names) for images in frames]
+    pictures = (draw_grid(images, across, names) for images in frames)
     if moving:
         path = path if suffix == ".gif" else path / "grid.gif"
         save_gif(pictures, path, seconds=0.08)
     else:
         path = path if suffix == ".png" else path / "grid.png"
-        save_picture(pictures[0], path)
-    print(f"{rows} x {columns} images: {path}")
+        save_picture(next(pictures), path)
+    print(f"{rows} x {across} images: {path}")
 
 
 if __name__ == "__main__":

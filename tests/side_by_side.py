@@ -4,9 +4,13 @@ python tests/side_by_side.py out.png "healthy=runs/A/samples/epoch_0006.png" "D 
 """
 
 import argparse
+import sys
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from support.fonts import drawable, font  # noqa: E402
 
 GAP, TITLE = 14, 26  # pixels between pictures, and above each
 
@@ -24,10 +28,11 @@ def main() -> None:
     widths = [picture.width + GAP for picture in pictures]
     height = max(picture.height for picture in pictures) + TITLE + 2 * GAP
     canvas = Image.new("RGB", (sum(widths) + GAP, height), "white")
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=16)
-    for i, (name, picture) in enumerate(zip(names, pictures, strict=True)):
+    draw = ImageDraw.Draw(canvas)
+    shown = drawable(names, range(len(names)))
+    for i, (name, picture) in enumerate(zip(shown, pictures, strict=True)):
         left = GAP + sum(widths[:i])
-        draw.text((left, GAP), name, fill="black", font=font)
+        draw.text((left, GAP), name, fill="black", font=font(16))
         canvas.paste(picture, (left, GAP + TITLE))
     canvas.save(args.save_path, optimize=True)
 

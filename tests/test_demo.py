@@ -151,6 +151,15 @@ def test_neighbours_are_those_of_the_sample(
         ("index=-1", "index=-1"),
         ("index=" + "9" * 5000, "index=999"),
         ("index=%C2%B2", "index="),  # a superscript two, which is a digit to some
+        ("clas=bag", "'clas': /sample.png takes class, seed, n, truncation, to_class, to_seed, t"),
+        ("Class=bag", "'Class'"),
+        ("class=bag&index_=1&index=1", "index_"),
+        ("generate_sample=bag", "generate_sample"),
+        ("index=1&x", "'x': /neighbours.png takes class"),
+        ("class=bag&class=coat", "class is given 2 times: give it once"),
+        ("seed=1&n=4&seed=1", "seed is given 2 times"),
+        ("index=1&index=2", "index is given 2 times"),
+        ("%0A" + "y" * 5000 + "=1", "takes class"),
     ],
 )
 def test_bad_requests_are_a_line(query: str, says: str, client: FlaskClient) -> None:
@@ -158,6 +167,44 @@ def test_bad_requests_are_a_line(query: str, says: str, client: FlaskClient) -> 
     answer = client.get(f"/{page}{query}")
     assert answer.status_code == 400
     assert says in answer.text and answer.text.count("\n") == 1 and len(answer.text) < 300
+
+
+@pytest.mark.parametrize("accept", ["*/*", "text/html"])
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("/?generate_sampel=bag", "'generate_sampel': / takes generate_sample, seed"),
+        ("/?generate_sample=bag&n=4", "'n': / takes"),
+        ("/?generate_sample=bag&generate_sample=coat", "generate_sample is given 2 times"),
+        ("/?generate_sample=bag&seed=1&seed=2", "seed is given 2 times"),
+        ("/?generate_sample=bag&seed=-1", "seed=-1: give a whole number"),
+        ("/?generate_sample=bag&seed=x", "seed=x: give a whole number"),
+        ("/?generate_sample=sofa", "sofa"),
+        ("/?x=", "'x'"),
+        ("/classes?class=bag", "'class': /classes takes none"),
+    ],
+)
+def test_no_query_is_overlooked(url: str, says: str, accept: str, client: FlaskClient) -> None:
+    answer = client.get(url, headers={"Accept": accept})
+    assert answer.status_code == 400 and answer.mimetype == "text/plain"
+    assert says in answer.text and answer.text.count("\n") == 1
+
+
+def test_the_seed_of_one_sample_counts(client: FlaskClient) -> None:
+    three = picture(client, "/?generate_sample=bag&seed=3")
+    assert np.array_equal(three, picture(client, "/?generate_sample=bag&seed=3"))
+    assert np.array_equal(three, picture(client, "/sample.png?class=bag&seed=3&n=1"))
+    assert not np.array_equal(three, picture(client, "/?generate_sample=bag&seed=4"))
+    one, other = (picture(client, "/?generate_sample=bag") for _ in range(2))
+    assert not np.array_equal(one, other)  # without a seed: another sample every time
+
+
+def test_what_the_page_asks_for_is_known() -> None:
+    """Its script names the controls that it sends; each must be one of the path's."""
+    page = demo.PAGE.read_text()
+    (names,) = re.findall(r"const names = \[(.*?)\]", page)
+    assert sorted(re.findall(r'"(\w+)"', names)) == sorted(demo.QUERY_NAMES["/sample.png"])
+    assert {*re.findall(r'given.get\("(\w+)"\)', page)} == {*demo.QUERY_NAMES["/"]}
 
 
 def test_what_is_not_there(client: FlaskClient, tmp_path: Path) -> None:
@@ -277,7 +324,7 @@ def test_the_page_in_chromium(server: tuple[str, subprocess.Popen[str]], tmp_pat
     browser = webdriver.Chrome(options, webdriver.ChromeService(driver_path))
     try:
         wait = WebDriverWait(browser, 20)
-        browser.get(server[0] + "/?generate_sample=coat")
+        browser.get(server[0] + "/?generate_sample=coat&seed=7")
         samples = browser.find_element(By.ID, "samples")
 
         seen: list[str] = []
@@ -297,6 +344,7 @@ def test_the_page_in_chromium(server: tuple[str, subprocess.Popen[str]], tmp_pat
         wait.until(lambda _: model.text == "cdcgan.py on folder")
         kind = Select(browser.find_element(By.ID, "class"))
         assert kind.first_selected_option.text == "coat"
+        assert browser.find_element(By.ID, "seed").get_property("value") == "7"
         assert [option.text for option in kind.options] == ["all in turn", *CLASSES]
         look()
         changes = {"class": "bag", "truncation": 0.3, "t": 0.5, "seed": 5, "to_class": "shoe"}

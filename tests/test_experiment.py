@@ -29,7 +29,7 @@ from experiment import GIF_SIDE, describe
 from features import ClassifierFeatures
 from files import UNFINISHED, InputError
 from flags import number
-from tests.conftest import TINY, command, refusal
+from tests.conftest import CLASSES, TINY, command, refusal
 from tests.stand_ins import classifier_checkpoint
 
 # Everything random takes part: dropout, noisy labels, mirrored images.
@@ -379,6 +379,49 @@ def test_plot_of_one_run_and_of_several(
     (tmp_path / "metrics.csv").write_text("step,epoch\n1,x\n")
     assert "damaged" in refusal(experiment.main, ["plot", str(tmp_path)], capsys)
     assert "absent" in refusal(experiment.main, ["plot", str(tmp_path / "absent")], capsys)
+
+
+def write_rows(folder: Path, metrics: str = "") -> str:
+    """Write the curves of a run whose columns are the losses and, if given, one of `metrics`."""
+    folder.mkdir()
+    rows = "".join(f"{i},{i},1,{i}{',1' if metrics else ''}\n" for i in range(1, 4))
+    (folder / "metrics.csv").write_text(f"step,epoch,d_loss,g_loss{metrics}\n{rows}")
+    return str(folder)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")  # as of matplotlib for a missing glyph
+def test_plot_of_runs_that_the_font_cannot_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "caf\u00e9", "\u65e5\u672c"):
+        write_rows(Path(name), ",fcd")
+    experiment.main(["plot", "a", "caf\u00e9", "--save_path", "two"])
+    experiment.main(["plot", "\u65e5\u672c"])  # without a legend
+    assert capsys.readouterr().err == ""
+    experiment.main(["plot", "\u65e5\u672c", "a", "--save_path", "two"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and line.endswith("'\u65e5\u672c' is drawn as run 1")
+
+
+def test_plot_leaves_no_older_plot_beside_its_own(tmp_path: Path) -> None:
+    with_metrics, without = write_rows(tmp_path / "a", ",fcd"), write_rows(tmp_path / "b")
+    experiment.main(["plot", with_metrics, "--save_path", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "metrics.png").exists()
+    experiment.main(["plot", without, "--save_path", str(tmp_path / "out")])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["losses.png"]
+
+
+def test_a_run_warns_once_of_classes_that_it_cannot_name(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split in ("train", "test"):
+        for name, shown in zip(CLASSES, ("bag", "\u65e5", "\u00fc"), strict=True):
+            shutil.copytree(pictures / split / name, tmp_path / "data" / split / shown)
+    data = ["--dataset", "folder", "--data_dir", str(tmp_path / "data"), "--image_size", "28"]
+    cdcgan.main([*TINY, *data, "--out_dir", str(tmp_path), "--epochs", "2", "--device", "cpu"])
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "font" in x]
+    assert line.endswith("every name: '\u65e5' is drawn as 2")  # after U+00FC
 
 
 # ---- what must not go on ----

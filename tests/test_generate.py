@@ -1,18 +1,21 @@
 """generate.py: what it draws, and that a checkpoint stays data."""
 
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageSequence
+from PIL import Image, ImageChops, ImageSequence
 
 import cdcgan
 import experiment
 import generate
 from checkpoints import load_generator, read_checkpoint
 from data import load_dataset
-from generate import draw_grid, noise, sample, slerp
+from files import InputError
+from generate import GIF_SIDE, check_layout, draw_grid, lay_out, noise, sample, save_gif, slerp
 from tests.conftest import CLASSES, TINY, refusal
 
 
@@ -23,6 +26,15 @@ def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     end = ["--out_dir", str(out), "--name", "run", "--max_steps", "20", "--device", "cpu"]
     cdcgan.main([*data, *TINY, *end])
     return out / "run"
+
+
+def write_conditional(path: Path, classes: list[str]) -> Path:
+    """Write a checkpoint of an untrained generator of 28 x 28 images with these class names."""
+    args = dict(z_dim=8, ngf=4, channels=1, image_size=28, num_classes=len(classes))
+    generator = cdcgan.Generator(**args)
+    content = {"script": "cdcgan", "dataset": "folder", "classes": classes, "step": 0}
+    torch.save({**content, "generator_args": args, "ema": generator.state_dict()}, path)
+    return path
 
 
 def draw(trained: Path, *argv: str) -> None:
@@ -92,7 +104,7 @@ def test_interpolation_as_a_loop(trained: Path, tmp_path: Path) -> None:
     assert Image.open(tmp_path / "grid.gif").n_frames == 2 * generate.WALK_FRAMES  # type: ignore[attr-defined]
     generator, _ = load_generator(trained)
     labels = torch.tensor([0, 0, 1, 1])
-    frames = generate.interpolation(generator, noise(4, 8, 0), labels, 2, 0, moving=True)
+    frames = list(generate.interpolation(generator, noise(4, 8, 0), labels, 2, 0, moving=True))
     middle = generate.WALK_FRAMES
     assert torch.equal(frames[0], sample(generator, noise(4, 8, 0), labels))
     assert torch.equal(frames[middle], sample(generator, noise(4, 8, 1), labels.roll(-2)))
@@ -246,3 +258,226 @@ def test_more_neighbours_than_images(
     monkeypatch.setattr(generate, "load_dataset", lambda *_, **__: few)
     argv = ["--load_path", str(trained), "--neighbours", "6", "--device", "cpu"]
     assert "6 neighbours of 5" in refusal(generate.main, argv, capsys)
+
+
+# ---- pictures that are too large ----
+
+
+@pytest.mark.parametrize("size", [28, 56, 64])
+@pytest.mark.parametrize("names", [[], ["a"], ["a", "\u0436" * 40, "c"]])
+def test_the_layout_is_what_is_drawn(size: int, names: list[str]) -> None:
+    for number in (1, 2, 3, 7):
+        for columns in (1, 3, 8):
+            images = torch.zeros(number, 1, size, size, dtype=torch.uint8)
+            rows = -(-number // columns)
+            layout = lay_out(number, columns, size, names[:rows])
+            picture = draw_grid(images, columns, names[:rows])
+            assert picture.size == (layout.width, layout.height)
+            drawn = np.asarray(picture.convert("L"))[:, layout.margin :]
+            assert (drawn == 0).sum() == number * (size * layout.scale) ** 2
+
+
+def test_the_largest_pictures_that_are_drawn() -> None:
+    rows = (GIF_SIDE - 2) // 58
+    check_layout(lay_out(rows, 1, 28), moving=True)
+    check_layout(lay_out(rows + 1, 1, 28), moving=False)  # a PNG has no such limit
+    with pytest.raises(InputError, match="60 x 65,542 pixels; a GIF has at most 65,535 per side"):
+        check_layout(lay_out(rows + 1, 1, 28), moving=True)
+    with pytest.raises(InputError, match="at most 67,108,864 pixels are drawn"):
+        check_layout(lay_out(1000 * 100, 100, 28), moving=False)
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--gif"], "x 69,602 pixels; a GIF has at most 65,535 per side; a smaller --grid_size"),
+        (["--gif", "--grid_size", "1"], "a GIF has at most 65,535 per side"),
+        (["--save_path", "walk.gif"], "a GIF has at most 65,535 per side"),
+        (["--grid_size", "100"], "x 69,602 pixels; at most 67,108,864 pixels are drawn"),
+        (["--neighbours", "30"], "x 69,602 pixels; at most 67,108,864 pixels are drawn"),
+    ],
+)
+def test_too_large_a_picture_is_refused_before_it_is_drawn(
+    argv: list[str],
+    says: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_conditional(tmp_path / "many.pt", [f"class {i}" for i in range(1200)])
+
+    def drawn(*_: object) -> None:
+        raise AssertionError("something was drawn")
+
+    for function in ("sample", "sample_between", "Neighbours"):
+        monkeypatch.setattr(generate, function, drawn)
+    argv = ["--load_path", str(path), "--device", "cpu", *argv]
+    assert says in refusal(generate.main, argv, capsys)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_many_classes_some_rows_still_make_a_gif(tmp_path: Path) -> None:
+    path = write_conditional(tmp_path / "many.pt", [f"class {i}" for i in range(1200)])
+    for argv in (["--class", "class 1100"], ["--interpolate", "3"]):
+        draw(path, *argv, "--grid_size", "2", "--gif", "--save_path", str(tmp_path))
+        with Image.open(tmp_path / "grid.gif") as gif:
+            assert gif.n_frames > 1 and gif.height <= (3 * 29 + 1) * 2  # type: ignore[attr-defined]
+
+
+# ---- GIFs ----
+
+
+def test_a_gif_holds_the_frames_and_their_times(tmp_path: Path) -> None:
+    """The pixels of Pillow's own writer, with an unchanged frame shown for longer."""
+    rng = np.random.default_rng(0)
+    frames = [Image.fromarray(rng.integers(0, 256, (40, 30, 3), np.uint8)) for _ in range(3)]
+    small = [frame.convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for frame in frames]
+    save_gif([frames[0], frames[1], frames[1], frames[2]], tmp_path / "a.gif", 0.08, hold=2)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.info["loop"] == 0 and gif.size == (30, 40)
+        found = [(f.convert("RGB"), f.info["duration"]) for f in ImageSequence.Iterator(gif)]
+    assert [duration for _, duration in found] == [80, 160, 2080]
+    for (frame, _), expected in zip(found, small, strict=True):
+        assert ImageChops.difference(frame, expected.convert("RGB")).getbbox() is None
+    save_gif([frames[0]] * 5, tmp_path / "b.gif", 0.08)
+    with Image.open(tmp_path / "b.gif") as gif:
+        assert (gif.n_frames, gif.info["duration"]) == (1, 400)  # type: ignore[attr-defined]
+
+
+def test_a_gif_is_written_frame_by_frame(tmp_path: Path) -> None:
+    """When a frame is asked for, all but the two before it are on the disk."""
+    rng = np.random.default_rng(0)
+    sizes = []
+
+    def frames() -> Iterator[Image.Image]:
+        for _ in range(8):
+            sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
+            yield Image.fromarray(rng.integers(0, 256, (200, 200, 3), np.uint8))
+
+    save_gif(frames(), tmp_path / "a.gif", 0.1)
+    growth = np.diff(sizes)
+    assert (growth[2:] > 20_000).all()  # noise of 64 colours: 30,000 bytes per frame
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gif"]
+
+
+# ---- names outside ASCII ----
+
+
+def named(*names: str) -> np.ndarray:
+    """Return the margin of a grid with these row names."""
+    images = torch.zeros(len(names), 1, 28, 28, dtype=torch.uint8)
+    return np.asarray(draw_grid(images, 1, names).convert("L"))[:, :-60]
+
+
+def test_names_that_the_font_has(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each has a glyph of its own, where missing ones would all be the same box."""
+    letters = "eu\u00e9\u00fc\u00f1\u0142\u0416\u0436\u03a9\u03c9\u2192"
+    assert len({named(letter).tobytes() for letter in letters}) == len(letters)
+    decomposed = unicodedata.normalize("NFD", "\u00e9")  # as a Mac names its files
+    assert np.array_equal(named("\u00e9"), named(decomposed))
+    assert np.array_equal(named("a\u3000b\nc"), named("a b c"))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\u65e5\u672c",
+        "a\u65e5",
+        "\uac00",
+        "\U0001f45f",
+        "\u0e01",
+        "\u05d0",
+        "\u0627",
+        "a\x07b",
+        "\udcff",
+    ],
+)
+def test_names_that_the_font_lacks(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Chinese, Korean, emoji, Thai, right-to-left, control characters: the number is drawn."""
+    assert np.array_equal(named("b", name), named("b", "1"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and line.endswith(f"{name!r} is drawn as 1")
+
+
+@pytest.mark.parametrize("argv", [[], ["--gif", "--grid_size", "1"], ["--interpolate", "4"]])
+def test_class_names_that_the_font_lacks(
+    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The number of the class is drawn. One line lists such classes, for a GIF, too."""
+    torch.manual_seed(0)
+    names = ["bag", "\u65e5\u672c", "caf\u00e9", "\u978b"]
+    path = write_conditional(tmp_path / "a.pt", names)
+    torch.manual_seed(0)
+    plain = write_conditional(tmp_path / "b.pt", ["bag", "1", "caf\u00e9", "3"])
+    draw(plain, *argv, "--save_path", str(tmp_path / "plain"))
+    assert capsys.readouterr().err == ""
+    draw(path, *argv, "--save_path", str(tmp_path / "named"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "'\u65e5\u672c' is drawn as 1, '\u978b' is drawn as 3" in line
+    (first,), (second,) = ((tmp_path / f).iterdir() for f in ("plain", "named"))
+    assert first.read_bytes() == second.read_bytes()
+    draw(path, *argv, "--class", "bag", "--save_path", str(tmp_path / "bag"))
+    assert capsys.readouterr().err == ""
+
+
+def test_long_class_names_fit_into_file_names(tmp_path: Path) -> None:
+    path = write_conditional(tmp_path / "a.pt", ["a" * 255, "\U0001f45f" * 255])
+    draw(path, "--num_images", "2", "--save_path", str(tmp_path / "files"))
+    assert len(list((tmp_path / "files").iterdir())) == 2
+
+
+# ---- new samples beside older images ----
+
+
+@pytest.mark.parametrize(
+    ("older", "says"),
+    [
+        (["00000_bag.png"], "holds 1 image already"),
+        (["a.png", "b.JPG", "deep/er/c.webp", "grid.gif"], "holds 4 images already"),
+    ],
+)
+def test_samples_do_not_mix_with_older_images(
+    older: list[str],
+    says: str,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in older:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"older")
+    before = sorted(tmp_path.rglob("*"))
+    argv = ["--load_path", str(trained), "--num_images", "3", "--save_path", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "load_generator", None)  # the refusal comes before any work
+        line = refusal(generate.main, argv, capsys)
+        assert says in line and "a new or empty folder as --save_path" in line
+    assert sorted(tmp_path.rglob("*")) == before
+    generate.main([*argv, "--format", "npz"])  # one file mixes with nothing
+    generate.main([*argv, "--save_path", str(tmp_path / "new")])
+    assert len(list((tmp_path / "new").iterdir())) == 3
+
+
+def test_what_is_no_image_does_not_stand_in_the_way(trained: Path, tmp_path: Path) -> None:
+    for name in (".hidden.png", "notes.txt", "samples.npz"):
+        (tmp_path / name).write_bytes(b"")
+    draw(trained, "--num_images", "3", "--save_path", str(tmp_path))
+    assert len(list(tmp_path.glob("0000*.png"))) == 3
+
+
+def test_the_default_folder_never_mixes(
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw(trained)
+    argv = ["--load_path", str(trained), "--num_images", "3", "--device", "cpu"]
+    assert "samples holds 1 image already" in refusal(generate.main, argv, capsys)
+    draw(trained)  # a grid replaces a grid
+    draw(trained, "--num_images", "3", "--format", "npz")
+    assert sorted(p.name for p in Path("samples").iterdir()) == ["grid.png", "samples.npz"]
