@@ -20,11 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from device import SHUFFLES, seeded
-from files import InputError, remove_abandoned, user_cache
-from parallel import first_goes_first, processes, rank
-from sources import load_cifar10, load_idx
+from support.device import SHUFFLES, seeded
+from support.download import load_cifar10, load_idx
+from support.files import InputError, remove_abandoned, user_cache
 from support.folders import decoded, list_splits
+from support.processes import first_goes_first, processes, rank
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
 IMAGE_SIZES = (28, 32, 64, 128)

@@ -29,13 +29,13 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from data import Batches, load_dataset
-from device import autocast_for, pick_device
-from experiment import Run
-from files import exit_on_input_error
-from flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
-from flags import parse_args as parse_run_args
-from layers import decay_rates, normalised, pyramid, spectral_norm, update_ema
-from parallel import average_gradients, process_group, share
+from support.device import autocast_for, pick_device
+from support.files import exit_on_input_error
+from support.layers import decay_rates, normalised, pyramid, spectral_norm, update_ema
+from support.processes import average_gradients, process_group, share
+from training.flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
+from training.flags import parse_args as parse_run_args
+from training.run import Run
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -32,10 +32,7 @@ from torch import Tensor
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
-from checkpoints import load_generator
 from data import class_index
-from device import autocast_for, pick_device
-from files import InputError, exit_on_input_error
 from generate import (
     PRETRAINED_GENERATOR,
     Neighbours,
@@ -44,8 +41,11 @@ from generate import (
     sample_between,
     slerp,
 )
+from support.checkpoints import load_generator
+from support.device import autocast_for, pick_device
+from support.files import InputError, exit_on_input_error
 
-PAGE = Path(__file__).with_name("demo.html")
+PAGE = Path(__file__).parent / "support" / "demo.html"
 MOST_IMAGES, CLOSEST = 64, 8
 WISH = ("class", "seed", "n", "truncation", "to_class", "to_seed", "t")
 # The names that each path takes in its query.

@@ -31,19 +31,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from checkpoints import load_generator
 from data import CLASSES, DATASETS, Dataset, labels_as_in, load_dataset
-from device import autocast_for, pick_device
-from features import (
+from generate import CHUNK, noise, sample
+from support.checkpoints import load_generator
+from support.console import progress, say
+from support.device import autocast_for, pick_device
+from support.features import (
     FEATURES,
     ClassifierFeatures,
     InceptionFeatures,
     classifier_for,
     load_features,
 )
-from files import InputError, assembling, check_npz, exit_on_input_error
-from generate import CHUNK, noise, sample
-from support.console import progress, say
+from support.files import InputError, assembling, check_npz, exit_on_input_error
 from support.folders import list_images
 from support.images import LARGE_PIXELS, attempt, read_image, refuse
 

@@ -24,11 +24,11 @@ from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from checkpoints import load_generator
 from data import class_index, load_dataset, to_uint8
-from device import NOISE, pick_device, seeded
-from files import InputError, assembling, exit_on_input_error, writing
+from support.checkpoints import load_generator
 from support.console import progress
+from support.device import NOISE, pick_device, seeded
+from support.files import InputError, assembling, exit_on_input_error, writing
 from support.fonts import drawable, font
 from support.images import MOST_PIXELS
 
@@ -205,7 +205,7 @@ class Neighbours:
 
         InputError where either is then missing.
         """
-        from features import classifier_for  # drawing alone needs no such network
+        from support.features import classifier_for  # drawing alone needs no such network
 
         keep = checkpoint["classes"] or None
         size = checkpoint["generator_args"]["image_size"]

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from fid import add_arguments, check_arrays, extract, image_batches, network_for, shown
-from files import InputError, exit_on_input_error
 from support.console import progress
+from support.files import InputError, exit_on_input_error
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[float, float]:

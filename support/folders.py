@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from files import InputError, atomic, user_cache
 from support.console import progress, say
+from support.files import InputError, atomic, user_cache
 from support.images import attempt, is_grey, read_image, refuse
 
 CACHE_VERSION = 3  # of the decoded folder: raise it when decoding changes

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
-from files import InputError
+from support.files import InputError
 
 MOST_PIXELS = 1 << 26  # of an image: a file of a few KB may claim to be gigabytes
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns up to twice this: opened() refuses

@@ -19,8 +19,9 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def is_command() -> bool:
     """Return whether Python was started with a command of this repository, not interactively."""
-    file = getattr(sys.modules["__main__"], "__file__", None) or ""
-    return os.path.dirname(os.path.abspath(file)) == ROOT and bool(file) and not hasattr(sys, "ps1")
+    file = getattr(sys.modules["__main__"], "__file__", None) or "/"
+    folders = (ROOT, os.path.join(ROOT, "training"), os.path.join(ROOT, "support"))
+    return os.path.dirname(os.path.abspath(file)) in folders and not hasattr(sys, "ps1")
 
 
 def open_streams() -> None:

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 try:
-    import features
-    from files import exit_on_input_error
+    import support.features
+    from support.files import exit_on_input_error
 except Exception as error:  # torch and torchvision that do not fit raise anything
     pytest.exit(installation_fault(error), returncode=2)
 
@@ -33,7 +33,7 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def small_and_hasty() -> None:
     """The classifiers of the tests' small folders need not be good."""
-    features.LEAST_STEPS = 10
+    support.features.LEAST_STEPS = 10
     torch.set_num_threads(1)  # on tensors this small, a second one costs more than it does
 
 

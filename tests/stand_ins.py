@@ -9,8 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import features
-from features import Classifier, InceptionFeatures, build_inception
+from support.features import (
+    Classifier,
+    ClassifierFeatures,
+    InceptionFeatures,
+    build_inception,
+)
 
 
 def random_state(names_and_shapes: dict[str, torch.Size], seed: int) -> dict[str, Tensor]:
@@ -74,8 +78,8 @@ def classifier_checkpoint(
     }
 
 
-def random_classifier(channels: int = 1, image_size: int = 28) -> features.ClassifierFeatures:
-    return features.ClassifierFeatures(classifier_checkpoint(channels, image_size))
+def random_classifier(channels: int = 1, image_size: int = 28) -> ClassifierFeatures:
+    return ClassifierFeatures(classifier_checkpoint(channels, image_size))
 
 
 def random_images(number: int, channels: int, size: int, seed: int = 0) -> Tensor:

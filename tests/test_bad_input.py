@@ -16,18 +16,18 @@ from PIL import EpsImagePlugin, Image
 
 import cdcgan
 import demo
-import experiment
-import features
 import fid
 import generate
 import inception_score
+import support.features
+import training.run
 from data import load_dataset
-from evaluation import real_statistics
-from features import classifier_for, classifier_path
-from files import InputError, exit_on_input_error, user_cache
+from support.features import classifier_for, classifier_path
+from support.files import InputError, exit_on_input_error, user_cache
 from tests.conftest import TINY, refusal, run
-from tests.damage import inflating
 from tests.stand_ins import Payload, random_classifier, random_images
+from tools.damage import inflating
+from training.evaluation import real_statistics
 
 Capture = pytest.CaptureFixture[str]
 
@@ -165,7 +165,7 @@ def test_no_command_runs_what_a_checkpoint_brings(
         "generate": (generate.main, ["--load_path", str(path)]),
         "fid": (fid.main, [str(path.parent), "--save_stats", "s.npz", "--dataset", "mnist"]),
         "score": (inception_score.main, [str(path), "--dataset", "mnist"]),
-        "export": (experiment.main, ["export", str(path.parent), str(tmp_path / "mine.pt")]),
+        "export": (training.run.main, ["export", str(path.parent), str(tmp_path / "mine.pt")]),
         "demo": (demo.main, ["--load_path", str(path.parent)]),
         "resume": (cdcgan.main, ["--resume", str(path.parent)]),
     }
@@ -244,7 +244,7 @@ def test_resume_from_bad_checkpoints(
     assert str(path) in refusal(cdcgan.main, ["--resume", str(tmp_path / "run")], capsys)
     assert path.read_bytes() == before  # nothing is lost
     out = tmp_path / "mine.pt"
-    assert str(path) in refusal(experiment.main, ["export", str(path), str(out)], capsys)
+    assert str(path) in refusal(training.run.main, ["export", str(path), str(out)], capsys)
     assert not (tmp_path / "ran").exists() and not out.exists()
 
 
@@ -279,7 +279,7 @@ def test_resume_from_a_state_that_is_none(
     assert {file: file.read_bytes() for file in before} == before
     if key in ("step", "best", "rows", "names", "window"):  # of the others, export takes nothing
         argv = ["export", str(path), str(tmp_path / "mine.pt")]
-        assert "does not fit" in refusal(experiment.main, argv, capsys)
+        assert "does not fit" in refusal(training.run.main, argv, capsys)
 
 
 @pytest.mark.parametrize(
@@ -426,6 +426,6 @@ def test_a_cache_folder_that_cannot_be_looked_into(
     network, images = random_classifier(), random_images(9, 1, 28)
     assert real_statistics(network, images).n == 9
     assert "computes the statistics anew" in capsys.readouterr().err
-    monkeypatch.setattr(features, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
+    monkeypatch.setattr(support.features, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
     with pytest.raises(InputError, match="too long"):
-        features.load_inception()
+        support.features.load_inception()

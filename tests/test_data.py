@@ -24,12 +24,12 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST, ImageFolder
 
-import features
-import sources
+import support.download
+import support.features
 from data import Batches, class_index, labels_as_in, load_dataset, to_float, to_uint8
-from features import classifier_for
-from files import InputError, exit_on_input_error, user_cache
 from support import folders
+from support.features import classifier_for
+from support.files import InputError, exit_on_input_error, user_cache
 from tests.stand_ins import Payload
 
 
@@ -39,8 +39,8 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
     monkeypatch.setattr(MNIST, "mirrors", [])
     monkeypatch.setattr(FashionMNIST, "mirrors", [])
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    monkeypatch.setattr(sources, "SYSTEM_FOLDERS", {})
-    monkeypatch.setattr(sources.shutil, "which", lambda command: None)
+    monkeypatch.setattr(support.download, "SYSTEM_FOLDERS", {})
+    monkeypatch.setattr(support.download.shutil, "which", lambda command: None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
@@ -59,7 +59,7 @@ def idx_files(seed: int) -> dict[str, bytes]:
         arrays.append(rng.integers(0, 256, (n, 28, 28), np.uint8))
         arrays.append((np.arange(n) % 10).astype(np.uint8))
     arrays[1][0] = seed  # the label files of two sets differ, as the real ones do
-    return dict(zip(sources.IDX_FILES, map(idx, arrays), strict=True))
+    return dict(zip(support.download.IDX_FILES, map(idx, arrays), strict=True))
 
 
 FILES = {"mnist": idx_files(1), "fashion_mnist": idx_files(2)}
@@ -74,7 +74,7 @@ def digests_of(sets: dict[str, dict[str, bytes]]) -> dict[str, tuple[str, ...]]:
 
 @pytest.fixture(autouse=True)
 def small_sets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "IDX_SHA256", digests_of(FILES))
+    monkeypatch.setattr(support.download, "IDX_SHA256", digests_of(FILES))
 
 
 def write_idx(folder: Path, name: str = "mnist", gz: bool = True) -> Path:
@@ -107,7 +107,7 @@ def test_idx_files_are_found_in_every_layout(tmp_path: Path, place: str, gz: boo
 
 def test_data_dir_goes_before_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = write_idx(tmp_path / "system", "fashion_mnist")
-    monkeypatch.setattr(sources, "SYSTEM_FOLDERS", {"fashion_mnist": system})
+    monkeypatch.setattr(support.download, "SYSTEM_FOLDERS", {"fashion_mnist": system})
     assert len(load_dataset("fashion_mnist", tmp_path / "none").train_images) == 40
     broken = tmp_path / "dir" / "train-images-idx3-ubyte.gz"
     broken.parent.mkdir()
@@ -145,8 +145,8 @@ def test_the_other_sets_files_in_data_dir_are_absent(tmp_path: Path) -> None:
 )
 def test_idx_header_must_fit_its_data(content: bytes) -> None:
     with pytest.raises(InputError, match="IDX"):
-        sources._parse_idx(content)
-    assert sources._parse_idx(b"\0\0\x08\x01\0\0\0\x01x").tolist() == [ord("x")]
+        support.download._parse_idx(content)
+    assert support.download._parse_idx(b"\0\0\x08\x01\0\0\0\x01x").tolist() == [ord("x")]
 
 
 def test_classes_are_kept_and_relabelled_in_order(tmp_path: Path) -> None:
@@ -307,7 +307,7 @@ every_failure = pytest.mark.parametrize(
 def test_a_bad_mirror_leaves_nothing_and_the_next_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable, bad: Callable
 ) -> None:
-    monkeypatch.setattr(sources, "TIMEOUT", 0.3)
+    monkeypatch.setattr(support.download, "TIMEOUT", 0.3)
     address = serve(bad)
     monkeypatch.setattr(MNIST, "mirrors", [address])
     start = time.monotonic()
@@ -322,7 +322,7 @@ def test_a_bad_mirror_leaves_nothing_and_the_next_is_asked(
     monkeypatch.setattr(MNIST, "mirrors", [address, serve(mirror_good)])
     assert torch.equal(load_dataset("mnist", tmp_path).train_images, expected_images("mnist"))
     names = sorted(path.name for path in (tmp_path / "mnist").iterdir())
-    assert names == sorted(f"{file}.gz" for file in sources.IDX_FILES)
+    assert names == sorted(f"{file}.gz" for file in support.download.IDX_FILES)
     monkeypatch.setattr(MNIST, "mirrors", [])
     assert len(load_dataset("mnist", tmp_path).train_images) == 40, "found there afterwards"
 
@@ -364,7 +364,7 @@ def write_apt(folder: Path, script: str) -> Path:
 def fake_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     folder = write_apt(tmp_path, script).parent
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(sources.shutil, "which", REAL_WHICH)
+    monkeypatch.setattr(support.download.shutil, "which", REAL_WHICH)
 
 
 def build_package(folder: Path) -> Path:
@@ -406,7 +406,7 @@ def test_debian_package_is_unpacked(
     assert torch.equal(dataset.train_images, expected_images("fashion_mnist"))
     assert len((tmp_path / "calls").read_text().splitlines()) == (1 if lists == "full" else 3)
     names = sorted(path.name for path in (tmp_path / "data/fashion_mnist").iterdir())
-    assert names == sorted(f"{file}.gz" for file in sources.IDX_FILES)
+    assert names == sorted(f"{file}.gz" for file in support.download.IDX_FILES)
 
 
 @needs_dpkg
@@ -554,7 +554,7 @@ def test_cifar10_unpacked_by_two_runs_at_once(
         shutil.copytree(source, target / source.name)
         return tar_open(path)
 
-    monkeypatch.setattr(sources.tarfile, "open", open_when_the_other_is_done)
+    monkeypatch.setattr(support.download.tarfile, "open", open_when_the_other_is_done)
     assert len(load_dataset("cifar10", target).train_images) == 25
     assert {path.name for path in target.iterdir()} == {CIFAR10.filename, source.name}
 
@@ -563,29 +563,29 @@ def test_cifar10_unpacked_by_two_runs_at_once(
 def test_a_bad_server_leaves_no_archive_and_no_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable, bad: Callable
 ) -> None:
-    monkeypatch.setattr(sources, "TIMEOUT", 0.3)
+    monkeypatch.setattr(support.download, "TIMEOUT", 0.3)
     source, target = tmp_path / "source" / CIFAR10.base_folder, tmp_path / "target"
     first = write_cifar(source, monkeypatch)
     with tarfile.open(tmp_path / CIFAR10.filename, "w:gz") as tar:
         tar.add(source, source.name)
     archive = (tmp_path / CIFAR10.filename).read_bytes()
-    weights = target / "cache" / features.INCEPTION_URL.rpartition("/")[2]
+    weights = target / "cache" / support.features.INCEPTION_URL.rpartition("/")[2]
     monkeypatch.setitem(BODIES, CIFAR10.filename, archive)
     monkeypatch.setitem(BODIES, weights.name, archive)  # any bytes with the known checksum
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive).hexdigest())
-    monkeypatch.setattr(features, "INCEPTION_SHA256", hashlib.sha256(archive).hexdigest())
+    monkeypatch.setattr(support.features, "INCEPTION_SHA256", hashlib.sha256(archive).hexdigest())
     for respond in (bad, mirror_good):
         address = serve(respond)
         monkeypatch.setattr(CIFAR10, "url", address + CIFAR10.filename)
-        monkeypatch.setattr(features, "INCEPTION_URL", address + weights.name)
+        monkeypatch.setattr(support.features, "INCEPTION_URL", address + weights.name)
         if respond is bad:
             with pytest.raises(InputError, match=f"cannot be fetched.*{address}"):
                 load_dataset("cifar10", target)
             with pytest.raises(InputError, match=f"cannot be fetched.*{address}"):
-                features.fetch_inception(weights)
+                support.features.fetch_inception(weights)
             assert [path for path in target.rglob("*") if path != weights.parent] == []
     assert np.array_equal(load_dataset("cifar10", target).train_images[:5].numpy(), first)
-    features.fetch_inception(weights)
+    support.features.fetch_inception(weights)
     assert weights.read_bytes() == archive
 
 

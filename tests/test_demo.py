@@ -27,8 +27,8 @@ import cdcgan
 import dcgan
 import demo
 from data import load_dataset
-from features import classifier_for
 from generate import Neighbours, draw_grid, noise, sample
+from support.features import classifier_for
 from tests.conftest import CLASSES, command, refusal
 from tests.stand_ins import Payload
 

@@ -15,17 +15,17 @@ from torch import Tensor, nn
 
 import cdcgan
 import dcgan
-import experiment
-import parallel
+import support.processes
+import training.run
 import vanilla_gan
 import wgan_gp
-from checkpoints import read_checkpoint
 from data import Batches, Dataset
-from evaluation import Evaluation
-from features import ClassifierFeatures
 from fid import extract, frechet_distance
 from inception_score import inception_score
+from support.checkpoints import read_checkpoint
+from support.features import ClassifierFeatures
 from tests.stand_ins import classifier_checkpoint, random_images
+from training.evaluation import Evaluation
 
 CLASSES = ("bag", "coat", "shoe")  # the data set's
 KNOWN = ("shoe", "hat", "bag", "coat")  # the classifier's: one more, in another order
@@ -99,7 +99,7 @@ def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float,
 
 def test_rows_of_known_answers() -> None:
     """Step and epoch, each mean and each share in its own column, and the line for people."""
-    run = object.__new__(experiment.Run)
+    run = object.__new__(training.run.Run)
     run.real_sign, run.window, run.rows = 1, [], []
     run.step, run.steps_per_epoch = 30, 20
     real, fake, after = torch.tensor([2.0, -1.0]), torch.tensor([-3.0, -0.5]), torch.zeros(2)
@@ -146,7 +146,7 @@ def test_scripts_log_their_own_losses_and_answers(
         monkeypatch.setattr(script, name, noted(name, getattr(script, name)))
     monkeypatch.setattr(script.Discriminator, "forward", judge)
     monkeypatch.setattr(Batches, "__getitem__", noted("batch", Batches.__getitem__))
-    monkeypatch.setattr(experiment.Run, "log", noted("log", experiment.Run.log))
+    monkeypatch.setattr(training.run.Run, "log", noted("log", training.run.Run.log))
     script.main([*flags, "--name", "run", "--max_steps", "1"])
     real_images = given["batch"][1][0]
     described, real, fake = answers[:3]  # the first is of the table of layers
@@ -208,7 +208,7 @@ def test_timing_of_a_known_clock(
 ) -> None:
     """An epoch of 2 steps, of four batches of 10 images each, takes this clock 2.5 seconds."""
     ticks = itertools.count(step=2.5)
-    monkeypatch.setattr(experiment, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    monkeypatch.setattr(training.run, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     wgan_gp.main([*flags, "--name", "run", "--epochs", "2", "--n_critic", "4"])
     with (tmp_path / "run" / "timing.csv").open() as file:
         rows = list(csv.reader(file))
@@ -222,11 +222,11 @@ def test_timing_of_a_known_clock(
 
 def test_means_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two, this one and another whose numbers are larger by 4."""
-    monkeypatch.setattr(parallel, "started", lambda: True)
-    monkeypatch.setattr(parallel, "processes", lambda: 2)
+    monkeypatch.setattr(support.processes, "started", lambda: True)
+    monkeypatch.setattr(support.processes, "processes", lambda: 2)
     monkeypatch.setattr(dist, "all_reduce", lambda values: values.mul_(2).add_(4))
-    assert parallel.average(torch.tensor([1.0, -3.0])).tolist() == [3, -1]
+    assert support.processes.average(torch.tensor([1.0, -3.0])).tolist() == [3, -1]
     network = nn.Linear(2, 1)
     network.weight.grad, network.bias.grad = torch.tensor([[5.0, 6.0]]), torch.tensor([7.0])
-    parallel.average_gradients(network)
+    support.processes.average_gradients(network)
     assert network.weight.grad.tolist() == [[7, 8]] and network.bias.grad.tolist() == [9]

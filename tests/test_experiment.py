@@ -19,18 +19,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 import cdcgan
-import evaluation
-import experiment
+import training.evaluation
+import training.run
 import vanilla_gan
 import wgan_gp
-from checkpoints import read_checkpoint
 from data import Batches, load_dataset
-from experiment import GIF_SIDE, describe
-from features import ClassifierFeatures
-from files import UNFINISHED, InputError
-from flags import number
+from support.checkpoints import read_checkpoint
+from support.features import ClassifierFeatures
+from support.files import UNFINISHED, InputError
 from tests.conftest import CLASSES, TINY, command, refusal
 from tests.stand_ins import classifier_checkpoint
+from training.flags import number
+from training.run import GIF_SIDE, describe
 
 # Everything random takes part: dropout, noisy labels, mirrored images.
 RANDOM = ["--dropout", "0.2", "--label_noise", "0.1", "--hflip", "--epochs", "4"]
@@ -221,14 +221,14 @@ def test_rows_are_means_over_their_window(flags: list[str], tmp_path: Path) -> N
     window, seen = checkpoint["window"], []
     assert window.shape == (9, len(checkpoint["names"]))
     assert (window.std(dim=0) > 0).all()  # the mean is none of its values
-    end_window = experiment.Run.end_window
+    end_window = training.run.Run.end_window
 
-    def end_and_keep(run: experiment.Run) -> None:
+    def end_and_keep(run: training.run.Run) -> None:
         seen.append(torch.stack(run.window))
         end_window(run)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment.Run, "end_window", end_and_keep)
+        patch.setattr(training.run.Run, "end_window", end_and_keep)
         cdcgan.main(["--resume", str(tmp_path / "run"), "--max_steps", "10"])
     assert torch.equal(seen[0][:9], window)
     (row,) = read_checkpoint(tmp_path / "run")["rows"]
@@ -260,7 +260,7 @@ def test_logits_are_logged_by_the_sign_that_real_has(
 
     class Watched(cdcgan.Run):
         def log(self, *answers: Tensor, **values: Tensor) -> None:
-            monkeypatch.setattr(experiment, "rank", lambda: process)
+            monkeypatch.setattr(training.run, "rank", lambda: process)
             self.evaluate_with(max, max, real_sign=sign)
             monkeypatch.undo()
             logits = [sign * torch.tensor([3.0, 3.0, -1.0, 3.0]) for _ in answers]
@@ -284,7 +284,7 @@ def test_evaluation_has_the_classes_of_the_test_images(pictures: Path, tmp_path:
     state = classifier_checkpoint(classes=3) | {"classes": list(data.classes)}
     network = ClassifierFeatures(state)
     args = argparse.Namespace(eval_samples=18, seed=0, z_dim=4)
-    both = evaluation.Evaluation(network, args, data, max, max, 1, conditional=True)
+    both = training.evaluation.Evaluation(network, args, data, max, max, 1, conditional=True)
     assert both.labels is not None
     share = data.test_labels.bincount() / len(data.test_labels)
     assert sorted(share.tolist()) == pytest.approx([1 / 9, 4 / 9, 4 / 9])
@@ -323,14 +323,14 @@ def test_gif_shows_every_epoch_at_the_same_size(straight: tuple[list[str], Path]
 
 def test_classes_that_were_swapped_are_other_data(pictures: Path) -> None:
     images = load_dataset("folder", pictures, 28).train_images
-    assert experiment.fingerprint(images) == experiment.fingerprint(images.clone())
-    assert experiment.fingerprint(images) != experiment.fingerprint(images.flip(0))
+    assert training.run.fingerprint(images) == training.run.fingerprint(images.clone())
+    assert training.run.fingerprint(images) != training.run.fingerprint(images.flip(0))
 
 
 def test_long_runs_draw_fewer_pictures(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "PICTURES", 2)
+    monkeypatch.setattr(training.run, "PICTURES", 2)
     for every, expected in ([], [0, 3, 6]), (["--sample_every", "5"], [0, 5]):
         name = "-".join(["run", *every])
         cdcgan.main([*flags, "--batch_size", "50", "--epochs", "7", "--name", name, *every])
@@ -342,12 +342,12 @@ def test_large_pictures_make_smaller_gifs(tmp_path: Path) -> None:
     path = tmp_path / "epoch_0007.png"
     for side, expected in (GIF_SIDE, GIF_SIDE), (GIF_SIDE + 2, GIF_SIDE // 2 + 1):
         Image.new("RGB", (side, 60), "red").save(path)
-        frame = experiment.captioned(path)
+        frame = training.run.captioned(path)
         assert frame.width == expected and frame.getpixel((expected - 1, 29)) == (255, 0, 0)
 
 
 def test_long_runs_make_short_gifs(straight: tuple[list[str], Path], tmp_path: Path) -> None:
-    run = object.__new__(experiment.Run)
+    run = object.__new__(training.run.Run)
     run.folder, run.rows, run.window, run.step = tmp_path, [], [], 0
     (tmp_path / "samples").mkdir()
     for epoch in range(150):
@@ -355,7 +355,7 @@ def test_long_runs_make_short_gifs(straight: tuple[list[str], Path], tmp_path: P
         picture.save(tmp_path / "samples" / f"epoch_{epoch:04d}.png")
     run.finish()
     gif = Image.open(tmp_path / "training.gif")
-    assert gif.n_frames == experiment.GIF_FRAMES  # type: ignore[attr-defined]
+    assert gif.n_frames == training.run.GIF_FRAMES  # type: ignore[attr-defined]
 
 
 def test_describe_lists_layers_shapes_and_parameters() -> None:
@@ -371,14 +371,14 @@ def test_plot_of_one_run_and_of_several(
     straight: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [str(straight[1]), str(straight[1])]
-    experiment.main(["plot", runs[0], "--save_path", str(tmp_path / "one")])
-    experiment.main(["plot", *runs, "--save_path", str(tmp_path / "two")])
+    training.run.main(["plot", runs[0], "--save_path", str(tmp_path / "one")])
+    training.run.main(["plot", *runs, "--save_path", str(tmp_path / "two")])
     for name in ("losses.png", "metrics.png"):
         assert Image.open(tmp_path / "one" / name).size[1] > 300
         assert (tmp_path / "two" / name).stat().st_size > 0
     (tmp_path / "metrics.csv").write_text("step,epoch\n1,x\n")
-    assert "damaged" in refusal(experiment.main, ["plot", str(tmp_path)], capsys)
-    assert "absent" in refusal(experiment.main, ["plot", str(tmp_path / "absent")], capsys)
+    assert "damaged" in refusal(training.run.main, ["plot", str(tmp_path)], capsys)
+    assert "absent" in refusal(training.run.main, ["plot", str(tmp_path / "absent")], capsys)
 
 
 def write_rows(folder: Path, metrics: str = "") -> str:
@@ -396,19 +396,19 @@ def test_plot_of_runs_that_the_font_cannot_write(
     monkeypatch.chdir(tmp_path)
     for name in ("a", "caf\u00e9", "\u65e5\u672c"):
         write_rows(Path(name), ",fcd")
-    experiment.main(["plot", "a", "caf\u00e9", "--save_path", "two"])
-    experiment.main(["plot", "\u65e5\u672c"])  # without a legend
+    training.run.main(["plot", "a", "caf\u00e9", "--save_path", "two"])
+    training.run.main(["plot", "\u65e5\u672c"])  # without a legend
     assert capsys.readouterr().err == ""
-    experiment.main(["plot", "\u65e5\u672c", "a", "--save_path", "two"])
+    training.run.main(["plot", "\u65e5\u672c", "a", "--save_path", "two"])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: ") and line.endswith("'\u65e5\u672c' is drawn as run 1")
 
 
 def test_plot_leaves_no_older_plot_beside_its_own(tmp_path: Path) -> None:
     with_metrics, without = write_rows(tmp_path / "a", ",fcd"), write_rows(tmp_path / "b")
-    experiment.main(["plot", with_metrics, "--save_path", str(tmp_path / "out")])
+    training.run.main(["plot", with_metrics, "--save_path", str(tmp_path / "out")])
     assert (tmp_path / "out" / "metrics.png").exists()
-    experiment.main(["plot", without, "--save_path", str(tmp_path / "out")])
+    training.run.main(["plot", without, "--save_path", str(tmp_path / "out")])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["losses.png"]
 
 
@@ -475,7 +475,7 @@ def test_number_keeps_to_its_interval(
 def test_a_d_that_has_won_is_told_once(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(experiment, "WON_STEPS", 20)
+    monkeypatch.setattr(training.run, "WON_STEPS", 20)
     slow, fast = "1e-8", "1e-2"
     for name, lr_d, warnings in (("won", fast, 1), ("even", slow, 0)):
         argv = [*flags, "--name", name, "--epochs", "8", "--lr_d", lr_d, "--lr_g", slow]
@@ -489,7 +489,7 @@ def test_saturated_samples_are_told_once(
     for name, lr_g, warnings in (("wild", "1", 1), ("tame", "1e-4", 0)):
         vanilla_gan.main([*flags, "--name", name, "--epochs", "3", "--lr_g", lr_g, "--ema", "0"])
         assert capsys.readouterr().err.count("warning: saturated samples") == warnings
-    run = object.__new__(experiment.Run)
+    run = object.__new__(training.run.Run)
     run.warned = set()
     for what in ("cold: 3 degrees", "cold: 2 degrees", "wind: north"):
         run.warn(what)
@@ -532,6 +532,6 @@ def test_a_classifier_of_other_classes_is_a_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = ClassifierFeatures(classifier_checkpoint(classes=3))
-    monkeypatch.setattr(evaluation, "classifier_for", lambda *_: other)
+    monkeypatch.setattr(training.evaluation, "classifier_for", lambda *_: other)
     argv = [*flags, "--name", "run", "--features", "classifier"]
     assert "does not know bag, coat, shoe" in refusal(cdcgan.main, argv, capsys)

@@ -18,19 +18,27 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import cdcgan
 import data
-import experiment
 import fid
 import generate
+import training.run
 import vanilla_gan
-from checkpoints import read_checkpoint
 from data import load_dataset
-from events import EventsFile
-from files import ABANDONED, UNFINISHED, InputError, atomic, locked, remove_abandoned, user_cache
 from support import folders
+from support.checkpoints import read_checkpoint
+from support.files import (
+    ABANDONED,
+    UNFINISHED,
+    InputError,
+    atomic,
+    locked,
+    remove_abandoned,
+    user_cache,
+)
 from tests.conftest import TINY, command, refusal
-from tests.kill_runs import start, survive
-from tests.long_run import long_flags, measure
 from tests.test_experiment import assert_same_run
+from tools.kill_runs import start, survive
+from tools.long_run import long_flags, measure
+from training.events import EventsFile
 
 Capture = pytest.CaptureFixture[str]
 resource = pytest.importorskip("resource", reason="Windows has neither its limits nor fork")
@@ -81,17 +89,17 @@ def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 @pytest.mark.parametrize(
     ("owner", "function", "call", "limit", "file", "step"),
     [
-        (experiment.Run, "write_config", 1, 0, "config.json", None),
-        (experiment, "save_tensors", 1, 50_000, "last.pt", None),  # half of it fits
+        (training.run.Run, "write_config", 1, 0, "config.json", None),
+        (training.run, "save_tensors", 1, 50_000, "last.pt", None),  # half of it fits
         (EventsFile, "add_image", 4, 0, "events.out", 10),  # of real images, epochs 0, 1 and 2
-        (experiment, "save_picture", 3, 5_000, "epoch_0002.png", 10),
-        (experiment.Run, "append_timing", 2, 0, "timing.csv", 10),
-        (experiment.Run, "save", 3, 0, "metrics.csv", 10),
-        (experiment, "save_tensors", 2, 50_000, "best.pt", 0),  # last, best, last, last
-        (experiment, "save_tensors", 4, 50_000, "last.pt", 10),
+        (training.run, "save_picture", 3, 5_000, "epoch_0002.png", 10),
+        (training.run.Run, "append_timing", 2, 0, "timing.csv", 10),
+        (training.run.Run, "save", 3, 0, "metrics.csv", 10),
+        (training.run, "save_tensors", 2, 50_000, "best.pt", 0),  # last, best, last, last
+        (training.run, "save_tensors", 4, 50_000, "last.pt", 10),
         (EventsFile, "flush", 3, 0, "events.out", 20),
-        (experiment, "plot", 1, 0, "losses.png", 30),
-        (experiment, "save_gif", 1, 0, "training.gif", 30),
+        (training.run, "plot", 1, 0, "losses.png", 30),
+        (training.run, "save_gif", 1, 0, "training.gif", 30),
     ],
 )
 def test_a_full_disk_stops_the_run_and_spares_its_checkpoint(
@@ -149,8 +157,8 @@ def test_a_full_disk_leaves_no_half_results(
     saving = ["--save_stats", str(target / "stats.npz"), "--features", "classifier"]
     classifier = ["--dataset", "fashion_mnist", "--device", "cpu"]
     for main, argv in (
-        (experiment.main, ["export", run, str(target / "generator.pt")]),
-        (experiment.main, ["plot", run, "--save_path", str(target)]),
+        (training.run.main, ["export", run, str(target / "generator.pt")]),
+        (training.run.main, ["plot", run, "--save_path", str(target)]),
         (fid.main, [str(pictures / "test" / "bag"), *saving, *classifier]),
     ):
         with full_disk(100):

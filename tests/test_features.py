@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import Inception3
 
-import features
+import support.features
 from data import Dataset, load_dataset
-from features import (
+from support.features import (
     ClassifierFeatures,
     build_inception,
     classifier_for,
@@ -31,9 +31,8 @@ from features import (
     pack_classifier,
     train_classifier,
 )
-from files import InputError, save_tensors
+from support.files import InputError, save_tensors
 from tests.conftest import CLASSES, refusal
-from tests.damage import inflating
 from tests.stand_ins import (
     Payload,
     classifier_checkpoint,
@@ -43,6 +42,7 @@ from tests.stand_ins import (
     random_images,
     random_inception,
 )
+from tools.damage import inflating
 
 Capture = pytest.CaptureFixture[str]
 KINDS = [(1, 28), (3, 32), (3, 64)]  # channels and size of the images that GANs are shown here
@@ -279,7 +279,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Serve]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         url = f"http://127.0.0.1:{server.server_port}/weights.pth"
-        monkeypatch.setattr(features, "INCEPTION_URL", url)
+        monkeypatch.setattr(support.features, "INCEPTION_URL", url)
         return url
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -300,7 +300,7 @@ def test_mirror_with_wrong_bytes_leaves_no_file(serve: Serve, tmp_path: Path) ->
 
 def test_no_mirror_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(features, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
+    monkeypatch.setattr(support.features, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
     with pytest.raises(InputError, match="--features classifier"):
         load_features("inception")
 
@@ -310,10 +310,10 @@ def test_weights_are_downloaded_once(serve: Serve, monkeypatch: pytest.MonkeyPat
     torch.save(inception_state(), buffer)
     serve(buffer.getvalue())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
+    monkeypatch.setattr(support.features, "INCEPTION_SHA256", digest)
     images = random_images(1, 1, 28)
     first = load_inception()
-    monkeypatch.setattr(features, "download", None)  # a second time would fail
+    monkeypatch.setattr(support.features, "download", None)  # a second time would fail
     for network in (first, load_inception()):
         assert torch.equal(network(images)[0], random_inception()(images)[0])
 
@@ -383,7 +383,7 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
 
 
 def test_which_classifier(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(features, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(support.features, "PRETRAINED", tmp_path)
     torch.save(classifier_checkpoint(label="m"), tmp_path / "classifier-mnist.pt")
     network = load_features("classifier", dataset="mnist")
     assert isinstance(network, ClassifierFeatures) and network.name.startswith("m ")
@@ -426,7 +426,7 @@ def test_a_folders_classifier_is_trained_once(
     assert "training a classifier of shades" in capsys.readouterr().out
     assert path.is_relative_to(tmp_path) and load_classifier(path).name == trained.name
     with monkeypatch.context() as patch:
-        patch.setattr(features, "train_classifier", None)  # a second time would fail
+        patch.setattr(support.features, "train_classifier", None)  # a second time would fail
         assert classifier_for(shades, "shades", cpu).name == trained.name
     # Where it cannot be kept it is used all the same.
     (tmp_path / "file").write_text("")
@@ -449,17 +449,17 @@ def test_a_folders_classifier_is_trained_once(
     with pytest.raises(InputError, match="no classes"):
         classifier_for(flat, tmp_path, cpu)
     known = Dataset("mnist", *(shades.train_images, shades.train_labels) * 2, classes=CLASSES)
-    assert classifier_path(known) == features.PRETRAINED / "classifier-mnist.pt"
+    assert classifier_path(known) == support.features.PRETRAINED / "classifier-mnist.pt"
 
 
 def test_command(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "classifier.pt"
     data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
     rest = ["--epochs", "1", "--label", "shades", "--save_path", str(path), "--device", "cpu"]
-    features.main([*data, *rest])
+    support.features.main([*data, *rest])
     assert str(path) in capsys.readouterr().out
     assert load_classifier(path).name.startswith("shades classifier ")
-    assert "--save_path" in refusal(features.main, data, capsys)
+    assert "--save_path" in refusal(support.features.main, data, capsys)
     data += ["--save_path", str(tmp_path / "another.pt")]
     for argv, says in (
         (["--dataset", "imagenet"], "--dataset"),
@@ -469,7 +469,7 @@ def test_command(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
         ([*data, "--seed", "-1"], "--seed"),
         ([*data, "--data_dir", str(pictures / "train" / CLASSES[0])], "no classes"),
     ):
-        assert says in refusal(features.main, argv, capsys)
+        assert says in refusal(support.features.main, argv, capsys)
 
 
 # ---- against other projects, and the committed weights ----
@@ -534,7 +534,7 @@ def test_committed_classifier_of_fashion_mnist() -> None:
 
 def test_committed_classifiers_are_plain_and_small() -> None:
     """Where there are any: a checkout has them."""
-    for path in features.PRETRAINED.glob("classifier-*.pt"):
+    for path in support.features.PRETRAINED.glob("classifier-*.pt"):
         network = load_classifier(path)
         assert 0 < network.accuracy <= 1
         assert len(network.classes) == 10

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 import cdcgan
 import data
-import features
 import fid
 import inception_score
-from features import ClassifierFeatures, load_classifier
+import support.features
 from fid import (
     Gaussian,
     Statistics,
@@ -35,10 +34,10 @@ from fid import (
     save_statistics,
     shown,
 )
-from files import InputError, user_cache
 from generate import sample, save_images, save_npz
+from support.features import ClassifierFeatures, load_classifier
+from support.files import InputError, user_cache
 from tests.conftest import TINY, refusal
-from tests.damage import inflating
 from tests.stand_ins import (
     Payload,
     classifier_checkpoint,
@@ -48,6 +47,7 @@ from tests.stand_ins import (
     random_images,
     random_inception,
 )
+from tools.damage import inflating
 
 Capture = pytest.CaptureFixture[str]
 
@@ -584,7 +584,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def command(material: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """In the folder of `material`, whose classifier is the committed one."""
-    monkeypatch.setattr(features, "PRETRAINED", material)
+    monkeypatch.setattr(support.features, "PRETRAINED", material)
     monkeypatch.chdir(material)
     return material
 

@@ -14,8 +14,8 @@ import fid
 import generate
 import vanilla_gan
 import wgan_gp
-from files import InputError
-from flags import as_flags
+from support.files import InputError
+from training.flags import as_flags
 
 SCRIPTS = {"vanilla_gan": vanilla_gan, "dcgan": dcgan, "cdcgan": cdcgan, "wgan_gp": wgan_gp}
 # What --help and the scripts say of each number, written down a second time.

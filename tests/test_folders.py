@@ -13,7 +13,7 @@ from PIL import Image
 import cdcgan
 import fid
 from data import load_dataset
-from files import InputError
+from support.files import InputError
 from support.folders import list_splits
 from support.images import read_image
 from tests.conftest import TINY, run

@@ -10,12 +10,12 @@ import torch
 from PIL import Image, ImageChops, ImageSequence
 
 import cdcgan
-import experiment
 import generate
-from checkpoints import load_generator, read_checkpoint
+import training.run
 from data import load_dataset
-from files import InputError
 from generate import GIF_SIDE, check_layout, draw_grid, lay_out, noise, sample, save_gif, slerp
+from support.checkpoints import load_generator, read_checkpoint
+from support.files import InputError
 from tests.conftest import CLASSES, TINY, refusal
 
 
@@ -151,7 +151,7 @@ def test_an_exported_generator_draws_the_same(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "new" / "small.pt"
-    experiment.main(["export", str(trained), str(path)])
+    training.run.main(["export", str(trained), str(path)])
     content = torch.load(path, weights_only=True)
     assert set(content) >= {"script", "dataset", "classes", "generator_args", "command", "scores"}
     assert content["command"].startswith("python cdcgan.py --z_dim=8 --ngf=4")
@@ -161,7 +161,7 @@ def test_an_exported_generator_draws_the_same(
     z, labels = noise(6, 8, seed=0), torch.arange(6) % 3
     whole, small = (sample(load_generator(p)[0], z, labels).int() for p in (trained, path))
     assert (whole - small).abs().max() <= 3  # of 255: float16's digits
-    assert "nowhere" in refusal(experiment.main, ["export", "nowhere", str(path)], capsys)
+    assert "nowhere" in refusal(training.run.main, ["export", "nowhere", str(path)], capsys)
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:

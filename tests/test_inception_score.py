@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import features
 import inception_score as script
-from files import InputError
+import support.features
 from generate import save_npz
 from inception_score import inception_score
+from support.files import InputError
 from tests.conftest import refusal
 from tests.stand_ins import (
     classifier_checkpoint,
@@ -137,7 +137,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """In a folder with an array of 40 images and a classifier in the place of the committed one."""
     torch.save(classifier_checkpoint(label="stand-in"), tmp_path / "classifier-mnist.pt")
     save_npz(random_images(40, 1, 28), None, tmp_path / "images.npz")
-    monkeypatch.setattr(features, "PRETRAINED", tmp_path)
+    monkeypatch.setattr(support.features, "PRETRAINED", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -23,13 +23,13 @@ if __name__ == "__main__":
 import cdcgan
 import data
 import dcgan
-import device
+import support.device
 import vanilla_gan
 import wgan_gp
-from checkpoints import read_checkpoint
 from data import Batches
-from files import InputError
-from parallel import average, first_only, from_first, process_group, share
+from support.checkpoints import read_checkpoint
+from support.files import InputError
+from support.processes import average, first_only, from_first, process_group, share
 from tests.conftest import ROOT
 from tests.test_experiment import RANDOM, assert_same_run
 
@@ -249,10 +249,10 @@ def test_shares_make_up_the_batch(hflip: bool, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("name", ["cuda:0", "mps"])
 def test_one_device_is_not_given_to_two(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "processes", lambda: 2)
+    monkeypatch.setattr(support.device, "processes", lambda: 2)
     with pytest.raises(InputError, match=f"--device {name} is not for 2 processes"):
-        device.pick_device(name)
-    assert device.pick_device("cpu") == torch.device("cpu")
+        support.device.pick_device(name)
+    assert support.device.pick_device("cpu") == torch.device("cpu")
 
 
 if __name__ == "__main__":

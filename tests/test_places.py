@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-import device
-from device import autocast_for, pick_device, random_state, restore_random_state
-from files import InputError
+import support.device
+from support.device import autocast_for, pick_device, random_state, restore_random_state
+from support.files import InputError
 from tests.conftest import ROOT, TINY
 
 
@@ -138,5 +138,5 @@ def test_random_state_goes_with_its_kind_of_device(
 def test_seeded_numbers_are_drawn_on_the_cpu() -> None:
     """So that every device sees the same: with another default device, too."""
     with torch.device("meta"):
-        generator = device.seeded(0, device.NOISE)
+        generator = support.device.seeded(0, support.device.NOISE)
     assert generator.device == torch.device("cpu")

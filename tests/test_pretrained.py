@@ -11,15 +11,15 @@ import torch
 
 import fid
 import generate
-from checkpoints import SCRIPTS, load_generator
 from data import load_dataset
-from device import EVALUATION, seeded
-from features import load_features
 from fid import extract, frechet_distance
 from generate import sample
 from inception_score import inception_score
+from support.checkpoints import SCRIPTS, load_generator
+from support.device import EVALUATION, seeded
+from support.features import load_features
 from tests.conftest import ROOT
-from tests.record_results import recorded
+from tools.record_results import recorded
 
 GENERATORS = sorted((ROOT / "pretrained").glob("*gan*.pt"))
 every_generator = pytest.mark.parametrize("path", GENERATORS, ids=lambda path: path.stem)

@@ -17,19 +17,18 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-import checkpoints
 import data
 import demo
 import fid
 import generate
-from tests import flags_table, record_results, what_metrics_see
+import support.checkpoints
 from tests.conftest import ROOT, make_pictures
 from tests.stand_ins import random_classifier, random_images
-from tools import quick_start
+from tools import flags_table, quick_start, record_results, what_metrics_see
 
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 TEXT = "\n".join(PAGES.values())
-SCRIPTS = checkpoints.SCRIPTS
+SCRIPTS = support.checkpoints.SCRIPTS
 TINY = "--max_steps 2 --batch_size 10 --z_dim 8 --ngf 4 --ndf 4 --eval_samples 20"
 LAUNCH = ("--standalone", "--nproc_per_node=2")
 # What is added to a command so that it is over in a second.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-import sources
+import support.download
 from data import load_dataset
 from tests.conftest import run
 
@@ -20,13 +20,13 @@ def test_package_is_fetched_where_there_is_no_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No copy on the system and no mirror: the package's, and the second time the one it left."""
-    monkeypatch.setattr(sources, "SYSTEM_FOLDERS", {})
-    monkeypatch.setattr(sources.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(support.download, "SYSTEM_FOLDERS", {})
+    monkeypatch.setattr(support.download.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     dataset = load_dataset("fashion_mnist", tmp_path / "data")
     assert dataset.train_images.shape == (60_000, 1, 28, 28)
     left = sorted(path.name for path in (tmp_path / "data" / "fashion_mnist").iterdir())
-    assert left == sorted(f"{name}.gz" for name in sources.IDX_FILES)
-    monkeypatch.setattr(sources.shutil, "which", lambda command: None)
+    assert left == sorted(f"{name}.gz" for name in support.download.IDX_FILES)
+    monkeypatch.setattr(support.download.shutil, "which", lambda command: None)
     again = load_dataset("fashion_mnist", tmp_path / "data")
     assert torch.equal(again.test_images, dataset.test_images)
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import cdcgan
 import dcgan
-import experiment
+import training.run
 import vanilla_gan
 import wgan_gp
-from checkpoints import read_checkpoint
+from support.checkpoints import read_checkpoint
 from tests.conftest import ROOT, TINY, refusal
 
 SCRIPTS = {module.__name__: module for module in (vanilla_gan, dcgan, cdcgan, wgan_gp)}
@@ -28,7 +28,7 @@ every_script = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 def no_final_pictures() -> Iterator[None]:
     """These many runs are about weights; the pictures at their ends are tested elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment.Run, "finish", lambda run: None)
+        patch.setattr(training.run.Run, "finish", lambda run: None)
         yield
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 import cdcgan
-import experiment
-from checkpoints import read_checkpoint
-from files import InputError, exit_on_input_error
+import training.run
+from support.checkpoints import read_checkpoint
+from support.files import InputError, exit_on_input_error
 from tests.conftest import ROOT, command, refusal
 
 Capture = pytest.CaptureFixture[str]
@@ -107,12 +107,12 @@ def test_training_in_a_thread(flags: list[str], tmp_path: Path) -> None:
 def test_runs_that_start_in_the_same_second(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Clock(experiment.datetime.datetime):
+    class Clock(training.run.datetime.datetime):
         @classmethod
         def now(cls, tz: object = None) -> "Clock":
             return cls(2026, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(experiment.datetime, "datetime", Clock)
+    monkeypatch.setattr(training.run.datetime, "datetime", Clock)
     for _ in range(3):
         cdcgan.main([*flags, "--max_steps", "1"])
     names = sorted(path.name for path in tmp_path.glob("cdcgan-*"))
@@ -128,7 +128,7 @@ def test_advice_for_names_that_are_taken(flags: list[str], tmp_path: Path, capsy
     (tmp_path / "run").rmdir()
     cdcgan.main(argv)
     assert f"--resume {tmp_path / 'run'}" in refusal(cdcgan.main, argv, capsys)
-    held = experiment.locked(tmp_path / "run")
+    held = training.run.locked(tmp_path / "run")
     line = refusal(cdcgan.main, argv, capsys)
     assert "in use" in line and "--resume" not in line
     held.close()
@@ -144,8 +144,8 @@ def test_advice_for_files_where_folders_belong(
         assert f"is a file: give its folder, {run}" in line
     assert "give a run's config.json" in refusal(cdcgan.main, ["--config", str(run)], capsys)
     for path in (run / "metrics.csv", run / "last.pt"):
-        assert f"give its folder, {run}" in refusal(experiment.main, ["plot", str(path)], capsys)
-    line = refusal(experiment.main, ["plot", str(run)], capsys)
+        assert f"give its folder, {run}" in refusal(training.run.main, ["plot", str(path)], capsys)
+    line = refusal(training.run.main, ["plot", str(run)], capsys)
     assert "every 50 steps" in line and "wait" not in line
 
 
@@ -154,11 +154,11 @@ def test_what_cannot_be_reported_is_saved(
 ) -> None:
     """The end of an epoch fails to draw; its ten steps are in the checkpoint."""
 
-    def fail(self: experiment.Run) -> None:
+    def fail(self: training.run.Run) -> None:
         if self.step:
             raise InputError("no room for a picture")
 
-    monkeypatch.setattr(experiment.Run, "draw_samples", fail)
+    monkeypatch.setattr(training.run.Run, "draw_samples", fail)
     with pytest.raises(InputError, match="no room"):
         cdcgan.main([*flags, "--name", "run"])
     assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 10
@@ -180,17 +180,17 @@ def test_ctrl_c_that_ends_the_reader_of_the_output_as_well(
     capsys: Capture,
 ) -> None:
     """As in `python cdcgan.py | tee log`, at the end of an epoch, before it is saved."""
-    monkeypatch.setattr(experiment, "mute", lambda: None)  # of pytest's own output
-    draw = experiment.Run.draw_samples
+    monkeypatch.setattr(training.run, "mute", lambda: None)  # of pytest's own output
+    draw = training.run.Run.draw_samples
 
-    def interrupted(self: experiment.Run) -> None:
+    def interrupted(self: training.run.Run) -> None:
         draw(self)
         if self.step:
             for name in broken:
                 monkeypatch.setattr(sys, name, Broken())
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(experiment.Run, "draw_samples", interrupted)
+    monkeypatch.setattr(training.run.Run, "draw_samples", interrupted)
     with pytest.raises(SystemExit) as end:
         cdcgan.main([*flags, "--name", "run"])
     assert end.value.code == 130

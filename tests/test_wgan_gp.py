@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import wgan_gp
-from checkpoints import read_checkpoint
+from support.checkpoints import read_checkpoint
 from tests.conftest import refusal
 from wgan_gp import Critic, gradient_penalty, wasserstein_estimate
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from files import InputError, run_folder, writing
+from support.files import InputError, run_folder, writing
 from support.fonts import drawable
 
 LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of

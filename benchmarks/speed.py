@@ -1,7 +1,7 @@
 """How fast cdcgan.py trains, against the plain way to write the same training.
 
-    python tests/benchmark_training.py                  # Fashion-MNIST, the script's defaults
-    python tests/benchmark_training.py --rounds 10 -- --ngf 32 --ndf 32
+    python benchmarks/speed.py                  # Fashion-MNIST, the script's defaults
+    python benchmarks/speed.py --rounds 10 -- --ngf 32 --ndf 32
 
 Both train the same networks on the same images, in turns, in one process, data included. Plain is
 what a first GAN script does: a data set that turns every image into a PIL image and transforms it,
@@ -33,7 +33,7 @@ from torchvision import transforms
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import cdcgan
 from data import load_dataset
-from device import autocast_for
+from support.device import autocast_for
 
 # The operators whose own time, without what they call, is that of products and convolutions.
 KERNELS = {

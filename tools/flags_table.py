@@ -1,6 +1,6 @@
 """The tables of all flags in docs/reference.md, from the scripts' own parsers.
 
-python tests/flags_table.py          # writes them between the marks in docs/reference.md
+python tools/flags_table.py          # writes them between the marks in docs/reference.md
 """
 
 import argparse
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 TRAINING = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 OTHERS = ("generate", "demo", "fid", "inception_score", "features", "experiment")
-BEGIN, END = "<!-- flags: made by tests/flags_table.py -->\n", "<!-- end of flags -->"
+BEGIN, END = "<!-- flags: made by tools/flags_table.py -->\n", "<!-- end of flags -->"
 
 
 class Built(Exception):

@@ -30,7 +30,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from files import InputError, memory_that_suffices
+from support.files import InputError, memory_that_suffices
 
 # What the first process does alone (an evaluation, a download) may take hours. A process that dies
 # is not noticed by this time, but by its connections, which the system closes.

@@ -1,6 +1,6 @@
 """Faults made on purpose from real Fashion-MNIST, and what each metric says of them.
 
-    python tests/what_metrics_see.py
+    python tools/what_metrics_see.py
 
 10,000 images of each kind against the 10,000 test images, through the committed classifier.
 """
@@ -14,9 +14,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import load_dataset
-from features import load_features
 from fid import density_coverage, extract, frechet_distance, kid, precision_recall, shown
 from inception_score import inception_score
+from support.features import load_features
 
 N = 10_000
 

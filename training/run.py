@@ -44,21 +44,21 @@ from torch import Tensor, nn
 from torch.utils.tensorboard.summary import hparams
 from tqdm import tqdm
 
-import parallel
-from checkpoints import check_progress, fitting, load_generator, load_part, read_checkpoint
-from curves import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows, run_names
+import support.processes
 from data import Dataset
-from device import PROCESSES, random_state, restore_random_state, seeded
-from evaluation import Evaluation
-from events import EventsFile
 from fid import shown
-from files import UNFINISHED, InputError, exit_on_input_error, locked, save_tensors, writing
-from flags import MAY_DIFFER, as_flags, read_config
 from generate import draw_grid, noise, sample, save_gif, save_picture
-from parallel import any_process, average, first_only, from_first, processes, rank
+from support.checkpoints import check_progress, fitting, load_generator, load_part, read_checkpoint
 from support.console import mute, progress, say
+from support.device import PROCESSES, random_state, restore_random_state, seeded
+from support.files import UNFINISHED, InputError, exit_on_input_error, locked, save_tensors, writing
 from support.fonts import drawable, font
 from support.images import LARGE_PIXELS, opened
+from support.processes import any_process, average, first_only, from_first, processes, rank
+from training.evaluation import Evaluation
+from training.events import EventsFile
+from training.flags import MAY_DIFFER, as_flags, read_config
+from training.plots import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows, run_names
 
 WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
 PICTURES = 100  # sample pictures of a long run, or up to twice as many; a short one's are fewer
@@ -173,7 +173,7 @@ class Run:
         self.lock()
         if args.resume:
             self.load()
-        parallel.go_on = f"; to go on from its last checkpoint: {self.resume_command()}"
+        support.processes.go_on = f"; to go on from its last checkpoint: {self.resume_command()}"
         self.begin()
 
     @first_only

@@ -1,6 +1,6 @@
 """Kill training runs at random moments: each must resume, and end as one that was never killed.
 
-    python tests/kill_runs.py --kills 50 --seed 0
+    python tools/kill_runs.py --kills 50 --seed 0
 
 A run is tiny, evaluated, and begins without its data: a folder of pictures that is to be decoded
 and has no classifier yet, MNIST from a slow server, CIFAR-10's archive from there, Fashion-MNIST
@@ -39,9 +39,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import cdcgan
-import features
-import sources
-from files import exit_on_input_error
+import support.download
+import support.features
+from support.files import exit_on_input_error
 from tests.conftest import TINY, make_pictures
 from tests.test_data import FILES, build_package, digests_of, write_apt
 from tests.test_experiment import RANDOM, assert_same_run
@@ -152,8 +152,8 @@ def cifar_archive(patch: pytest.MonkeyPatch) -> bytes:
 def slow_sources(folder: Path) -> Iterator[None]:
     """Everything that is fetched comes from here, and slowly."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "IDX_SHA256", digests_of(FILES))
-        patch.setattr(sources, "SYSTEM_FOLDERS", {})
+        patch.setattr(support.download, "IDX_SHA256", digests_of(FILES))
+        patch.setattr(support.download, "SYSTEM_FOLDERS", {})
         bodies = {f"{name}.gz": gzip.compress(body) for name, body in FILES["mnist"].items()}
         with serving({**bodies, CIFAR10.filename: cifar_archive(patch)}) as address:
             patch.setattr(MNIST, "mirrors", [address])
@@ -194,7 +194,7 @@ def survive(kills: int, seed: int, folder: Path) -> Counter[str]:
 
 def kill_and_resume(kills: int, rng: random.Random, folder: Path) -> Counter[str]:
     torch.set_num_threads(1)
-    features.LEAST_STEPS = 10
+    support.features.LEAST_STEPS = 10
     pictures = make_pictures(folder / "pictures")
     log = folder / "log"
     runs = folder / "runs"

@@ -29,10 +29,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import Inception3, inception
 
 from data import IMAGE_SIZES, Batches, Dataset, load_dataset, to_float
-from device import autocast_for, pick_device
-from files import InputError, exit_on_input_error, load_tensors, save_tensors, user_cache
-from sources import download
 from support.console import say
+from support.device import autocast_for, pick_device
+from support.download import download
+from support.files import InputError, exit_on_input_error, load_tensors, save_tensors, user_cache
 
 FEATURES = ("classifier", "inception")
 INCEPTION_URL = (
@@ -41,7 +41,7 @@ INCEPTION_URL = (
 )
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 LEAST_STEPS = 300  # of a folder's classifier
-PRETRAINED = Path(__file__).parent / "pretrained"
+PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
 # ---- FID's Inception ----

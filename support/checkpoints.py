@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from data import CLASSES
-from files import InputError, load_tensors
+from support.files import InputError, load_tensors
 from support.folders import is_name
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")

@@ -1,6 +1,6 @@
 """Damage what the commands read: each must refuse it in one line, soon, and lose nothing.
 
-    python tests/corrupt_inputs.py --cases 2000 --commands 220 --seed 0
+    python tools/corrupt_inputs.py --cases 2000 --commands 220 --seed 0
 
 Every case damages one valid input and gives it to a command. The cases run in forks of this
 process, in which torch is loaded already; --commands more of them as the real commands. A case
@@ -43,20 +43,20 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import cdcgan
 import dcgan
 import demo
-import experiment
-import features
 import fid
 import generate
 import inception_score
-import sources
+import support.download
+import support.features
+import training.run
 import vanilla_gan
 import wgan_gp
-from checkpoints import read_checkpoint
-from files import exit_on_input_error
+from support.checkpoints import read_checkpoint
+from support.files import exit_on_input_error
 from tests.conftest import TINY, command
-from tests.damage import Case, make_bombs, spoil
 from tests.stand_ins import inception_state, random_images
 from tests.test_data import FILES, write_cifar
+from tools.damage import Case, make_bombs, spoil
 
 # demo.py loads its model, finds this port taken and ends.
 TAKEN = socket.create_server(("", 0))
@@ -64,12 +64,13 @@ PORT = TAKEN.getsockname()[1]
 FLAGS: dict[str, list[str]] = {}  # script: what its --help names
 LIMIT, GIGABYTE = 60, 1 << 30  # seconds of work, bytes
 MODELS = {module.__name__: module for module in (vanilla_gan, dcgan, cdcgan, wgan_gp)}
-OTHERS = (generate, fid, inception_score, experiment, features, demo)
-MAINS = {f"{module.__name__}.py": module.main for module in (*MODELS.values(), *OTHERS)}
+SCRIPTS = (*MODELS.values(), generate, fid, inception_score, demo)
+MAINS = {f"{module.__name__}.py": module.main for module in SCRIPTS}
+MAINS |= {"training.run": training.run.main, "support.features": support.features.main}
 CPU = ["--device", "cpu"]
 FOLDER = ["--dataset", "folder", "--data_dir", "data", "--image_size", "28", *TINY, *CPU]
 CLASSIFIER = ["--dataset", "fashion_mnist", *CPU]
-TRAINED = ["features.py", *FOLDER[:6], "--epochs", "1", "--save_path", "out/c.pt", *CPU]
+TRAINED = ["support.features", *FOLDER[:6], "--epochs", "1", "--save_path", "out/c.pt", *CPU]
 NUMBERS = ["-1", *"0 1 2 1000000000 9223372036854775808 1e400 nan -inf 0x1 0.5".split(), "9" * 30]
 WORDS = ["", " ", "\u00e4 \u65e5", "a" * 300, *".. /dev/null/x - cuda:99 meta".split()]
 # Flags that do as told for ever: a width of 4096, 10^9 updates of D, a server.
@@ -148,7 +149,7 @@ def checkpoint(case: Case) -> list[str]:
         ["fid.py", "run", "--dataset", "mnist", "--save_stats", "out.npz", *few],
         ["inception_score.py", "run", "--dataset", "mnist", "--splits", "2", *few],
         ["demo.py", "--load_path", "run", "--port", str(PORT), *CPU],
-        ["experiment.py", "export", "run", "out/mine.pt"],
+        ["training.run", "export", "run", "out/mine.pt"],
     ]
     return case.rng.choice(commands)
 
@@ -175,7 +176,7 @@ def metrics(case: Case) -> list[str]:
     run = case.take(f"runs/{case.rng.choice(list(MODELS))}", "a $x_{ run")
     spoil(case, run / "metrics.csv")
     others = [str(case.take("runs/dcgan", "b"))] if case.rng.random() < 0.5 else []
-    return ["experiment.py", "plot", str(run), *others, "--save_path", "out"]
+    return ["training.run", "plot", str(run), *others, "--save_path", "out"]
 
 
 def classifier(case: Case) -> list[str]:
@@ -213,7 +214,7 @@ def flags(case: Case) -> list[str]:
         "fid.py": ["data/train/bag", "runs/cdcgan", "--num_images", "12", *CLASSIFIER],
         "inception_score.py": ["runs/cdcgan", "--num_images", "12", *CLASSIFIER],
         "demo.py": ["--load_path", "runs/cdcgan", *CPU],
-        "features.py": TRAINED[1:],
+        "support.features": TRAINED[1:],
     }.get(script, [*FOLDER, "--out_dir", "out"])
     last = {"demo.py": ["--port", str(PORT)]}.get(script, [])
     last = ["--max_steps", "1"] if script[:-3] in MODELS else last
@@ -251,7 +252,7 @@ def names(case: Case) -> list[str]:
         ["cdcgan.py", "--resume", f"{where}-run", "--data_dir", name, "--max_steps", "4"],
         ["generate.py", "--load_path", f"{name}-run", "--save_path", name, *CPU],
         ["fid.py", f"{name}/train/bag", f"{where}-run", "--num_images", "12", *CLASSIFIER],
-        ["experiment.py", "plot", f"{where}-run", f"{name}-run", "--save_path", f"{name}-plot"],
+        ["training.run", "plot", f"{where}-run", f"{name}-run", "--save_path", f"{name}-plot"],
         ["fid.py", f"{where}-run", "--num_images", "9", "--save_stats", f"{name}.npz", *CLASSIFIER],
     ]
     return case.rng.choice(commands)
@@ -270,8 +271,8 @@ def read_only(case: Case) -> list[str]:
         ["generate.py", "--load_path", "run", "--save_path", "closed/x.png", *CPU],
         ["generate.py", "--load_path", "run/last.pt", "--save_path", "closed/file/x", *CPU],
         ["fid.py", "data/train/bag", "--save_stats", "closed/s.npz", *CLASSIFIER],
-        ["experiment.py", "plot", "run"],
-        ["experiment.py", "export", "run", "closed/mine.pt"],
+        ["training.run", "plot", "run"],
+        ["training.run", "export", "run", "closed/mine.pt"],
         ["generate.py", "--load_path", "run", "--neighbours", "3", "--data_dir", "data", *CPU],
     ]
     if case.harm:
@@ -313,10 +314,10 @@ def build(good: Path) -> None:
     for name, content in FILES["mnist"].items():
         (good / "idx" / f"{name}.gz").write_bytes(gzip.compress(content))
     digests = [hashlib.sha256(content).hexdigest() for content in FILES["mnist"].values()]
-    sources.IDX_SHA256["mnist"] = tuple(digests)  # type: ignore[assignment]
+    support.download.IDX_SHA256["mnist"] = tuple(digests)  # type: ignore[assignment]
     write_cifar(good / "cifar" / CIFAR10.base_folder, patch)
     # No network, and no data but what is here.
-    MNIST.mirrors, CIFAR10.url, sources.SYSTEM_FOLDERS = [], "http://127.0.0.1:9/none", {}
+    MNIST.mirrors, CIFAR10.url, support.download.SYSTEM_FOLDERS = [], "http://127.0.0.1:9/none", {}
     rng = np.random.default_rng(0)
     for split, count in (("train", 10), ("test", 2)):
         for label, name in enumerate(("bag", "coat", "shoe")):
@@ -392,16 +393,16 @@ def obey_modes() -> None:
 
 def forge(data: Path) -> None:
     """Make the checksums of damaged files the known ones: what reads them then sees the damage."""
-    known = list(sources.IDX_SHA256["mnist"])
-    for i, name in enumerate(sources.IDX_FILES):
+    known = list(support.download.IDX_SHA256["mnist"])
+    for i, name in enumerate(support.download.IDX_FILES):
         if (data / name).exists():
             known[i] = hashlib.sha256((data / name).read_bytes()).hexdigest()
         with (
             contextlib.suppress(OSError, EOFError, zlib.error),
             gzip.open(data / f"{name}.gz") as file,
         ):
-            known[i] = hashlib.sha256(file.read(sources.LARGEST_IDX + 1)).hexdigest()
-    sources.IDX_SHA256["mnist"] = tuple(known)  # type: ignore[assignment]
+            known[i] = hashlib.sha256(file.read(support.download.LARGEST_IDX + 1)).hexdigest()
+    support.download.IDX_SHA256["mnist"] = tuple(known)  # type: ignore[assignment]
     for listing in (CIFAR10.train_list, CIFAR10.test_list):
         for entry in listing:
             path = data / CIFAR10.base_folder / entry[0]
@@ -455,7 +456,7 @@ def judge(case: Case, status: int, before: dict[Path, bytes]) -> str:
 def campaign(args: argparse.Namespace, folder: Path) -> tuple[Counter, list[str]]:
     """Run so many cases in forks, and more as commands; the figures, and a line for each fault."""
     torch.set_num_threads(1)
-    features.LEAST_STEPS = 10
+    support.features.LEAST_STEPS = 10
     (folder / "home").mkdir()
     os.environ |= {"HOME": f"{folder}/home", "XDG_CACHE_HOME": f"{folder}/home"}
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,6 +1,6 @@
 """Pictures under their names in one: how the compositions in docs/ were made.
 
-python tests/side_by_side.py out.png "healthy=runs/A/samples/epoch_0006.png" "D wins=runs/B/..."
+python tools/side_by_side.py out.png "healthy=runs/A/samples/epoch_0006.png" "D wins=runs/B/..."
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Train, measure, and write down: where every row of the results table comes from.
 
-    python tests/record_results.py dcgan.py --dataset fashion_mnist --epochs 5 --seed 1
-    python tests/record_results.py --table          # the table in docs/reference.md
-    python tests/record_results.py --curve runs/RUN --patch r1   # a run that has been, in docs/
+    python tools/record_results.py dcgan.py --dataset fashion_mnist --epochs 5 --seed 1
+    python tools/record_results.py --table          # the table in docs/reference.md
+    python tools/record_results.py --curve runs/RUN --patch r1   # a run that has been, in docs/
 
 Runs the script as given, then its best checkpoint through fid.py with all metrics, and appends one
 line to docs/results.jsonl. Minutes are of processor time, all threads together and evaluation
@@ -101,7 +101,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 def curve(run: Path, patch: str) -> dict[str, Any]:
     """A run's hyperparameters and its FCD after every epoch; `patch`: what else was changed."""
     sys.path.insert(0, str(ROOT))
-    from experiment import NO_HYPERPARAMETERS  # not for --table, which is to be quick
+    from training.run import NO_HYPERPARAMETERS  # not for --table, which is to be quick
 
     config = json.loads((run / "config.json").read_text())
     with (run / "metrics.csv").open() as file:

@@ -1,7 +1,7 @@
 """How fast fid.py is, and what bfloat16 costs, against pytorch-fid and scipy.
 
-    python tests/benchmark_metrics.py                  # about 4 minutes on two cores
-    python tests/benchmark_metrics.py --rounds 5 --images 200
+    python benchmarks/metrics.py                  # about 4 minutes on two cores
+    python benchmarks/metrics.py --rounds 5 --images 200
 
 In turns, in one process, with the same random weights, images and number of threads. pytorch-fid's
 network is used as its own command does: float images in [0, 1], 50 at a time. Nobody needs the
@@ -24,9 +24,9 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from data import load_dataset
-from features import load_features
 from fid import Gaussian, Statistics, extract, frechet_distance, shown
-from files import InputError
+from support.features import load_features
+from support.files import InputError
 from tests.stand_ins import counters, inception_state, random_inception
 
 Contenders = dict[str, Callable[[], object]]

@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
-from files import UNFINISHED, InputError, atomic
 from support.console import progress, say
+from support.files import UNFINISHED, InputError, atomic
 
 IDX_SOURCES: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
 IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]

@@ -1,7 +1,7 @@
 """Does a run grow? Memory, open files and the time of a step, early and late in 2,000 steps.
 
-    python tests/long_run.py --steps 2000               # half a minute
-    python tests/long_run.py --steps 2000 --script wgan_gp
+    python tools/long_run.py --steps 2000               # half a minute
+    python tools/long_run.py --steps 2000 --script wgan_gp
 
 The networks are tiny and an epoch is 50 steps, so that epochs, too, have their share: 40 pictures,
 checkpoints, evaluations. Where an old process is measured, what it freed before counts as its own.
@@ -24,7 +24,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import features
+import support.features
 from tests.conftest import TINY, make_pictures
 
 
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--script", default="cdcgan")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    features.LEAST_STEPS = 10  # the folder's classifier need not be good
+    support.features.LEAST_STEPS = 10  # the folder's classifier need not be good
     script: Any = importlib.import_module(args.script)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")

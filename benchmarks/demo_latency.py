@@ -1,6 +1,6 @@
 """How long a 4 x 4 grid takes from demo.py over HTTP, with several clients at once.
 
-    python tests/benchmark_demo.py                     # the pretrained generator, 8 clients
+    python benchmarks/demo_latency.py                     # the pretrained generator, 8 clients
 
 Every client, over one connection, asks again as soon as it has its answer, for another seed.
 """

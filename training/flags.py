@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from data import DATASETS, IMAGE_SIZES
-from features import FEATURES
-from files import InputError, run_folder
+from support.features import FEATURES
+from support.files import InputError, run_folder
 
 SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
 # What a resumed run may change.

@@ -15,18 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from data import CLASSES, Dataset, labels_as_in, to_float
-from device import EVALUATION, seeded
-from features import (
+from fid import Gaussian, extract, frechet_distance, load_statistics, save_statistics
+from generate import sample
+from inception_score import inception_score
+from support.console import say
+from support.device import EVALUATION, seeded
+from support.features import (
     ClassifierFeatures,
     InceptionFeatures,
     classifier_for,
     load_inception,
 )
-from fid import Gaussian, extract, frechet_distance, load_statistics, save_statistics
-from files import InputError, user_cache
-from generate import sample
-from inception_score import inception_score
-from support.console import say
+from support.files import InputError, user_cache
 
 BATCH = 500  # images at a time
 HELD_OUT = 2000  # images of either kind that D is tried on: 1 % of error, a second on a CPU

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from files import InputError
-from parallel import processes
+from support.files import InputError
+from support.processes import processes
 
 # Purposes of seeded(): independent random streams.
 SHUFFLES, NOISE, EVALUATION, PROCESSES = 1, 2, 3, 4

@@ -1,7 +1,7 @@
 """Quality over time: the plain recipe against a run of cdcgan.py on the same machine.
 
     python cdcgan.py --dataset fashion_mnist --epochs 50 --name ours
-    python tests/benchmark_quality.py --minutes 60 --run runs/ours --save_path quality.png
+    python benchmarks/quality.py --minutes 60 --run runs/ours --save_path quality.png
 
 Plain is what a first conditional DCGAN does: batch norm in both networks, one-hot labels beside z
 and as maps beside the image, cross-entropy without smoothing, Adam (0.5, 0.999) at 2e-4, no average
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.speed import PlainDataset
 from data import Dataset, load_dataset
-from features import load_features
 from fid import Gaussian, extract, frechet_distance
-from tests.benchmark_training import PlainDataset
+from support.features import load_features
 
 BATCH, Z = 128, 100
 Curve = list[tuple[float, float]]  # minutes, FCD
