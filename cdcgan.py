@@ -16,7 +16,7 @@ Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
 Result:  FCD 0.05 ± 0.01 after 50 epochs (3 seeds, 10k samples, test set), 40 min, one AMX CPU core
 """
 
-import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+from support.command import InputError, exit_on_input_error
 
 import argparse
 import copy
@@ -31,7 +31,6 @@ from torch.nn.utils import parametrize
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from support.files import InputError, exit_on_input_error
 from support.layers import decay_rates, normalised, pyramid, spectral_norm, update_ema
 from support.processes import average_gradients, process_group, share
 from training.flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number

@@ -10,6 +10,8 @@ are looked for in --data_dir, then on the system, then on the network, and verif
 folder of images is decoded once, into a cache file that is then mapped into memory.
 """
 
+from support.command import InputError
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from support.device import SHUFFLES, seeded
 from support.download import load_cifar10, load_idx
-from support.files import InputError, remove_abandoned, user_cache
+from support.files import remove_abandoned, user_cache
 from support.folders import decoded, list_splits
 from support.processes import first_goes_first, processes, rank
 

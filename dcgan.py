@@ -15,7 +15,7 @@ Run:     python dcgan.py --dataset fashion_mnist --epochs 12
 Result:  FCD 0.50 ± 0.01 after 12 epochs (3 seeds, 10k samples, test set), 10 min, one AMX CPU core
 """
 
-import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+from support.command import exit_on_input_error
 
 import argparse
 import copy
@@ -30,7 +30,6 @@ from torch.nn.utils import parametrize
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from support.files import exit_on_input_error
 from support.layers import decay_rates, normalised, pyramid, spectral_norm, update_ema
 from support.processes import average_gradients, process_group, share
 from training.flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number

@@ -11,7 +11,7 @@ to_seed, to_class and t (0 to 1); /neighbours.png the same and index, the sample
 training images are wanted. Wrong input is answered with status 400 and one line.
 """
 
-import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+from support.command import InputError, exit_on_input_error
 
 import argparse
 import errno
@@ -43,7 +43,6 @@ from generate import (
 )
 from support.checkpoints import load_generator
 from support.device import autocast_for, pick_device
-from support.files import InputError, exit_on_input_error
 
 PAGE = Path(__file__).parent / "support" / "demo.html"
 MOST_IMAGES, CLOSEST = 64, 8

@@ -14,7 +14,7 @@ classifier. Both are biased by the number of images: compare only at equal numbe
 the same both ways; for --prdc, the first set is the real one and the second is judged.
 """
 
-import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+from support.command import InputError, exit_on_input_error, progress, say, shown
 
 import argparse
 import json
@@ -34,7 +34,6 @@ from torch import Tensor
 from data import CLASSES, DATASETS, Dataset, labels_as_in, load_dataset
 from generate import CHUNK, noise, sample
 from support.checkpoints import load_generator
-from support.console import progress, say
 from support.device import autocast_for, pick_device
 from support.features import (
     FEATURES,
@@ -43,7 +42,7 @@ from support.features import (
     classifier_for,
     load_features,
 )
-from support.files import InputError, assembling, check_npz, exit_on_input_error
+from support.files import assembling, check_npz
 from support.folders import list_images
 from support.images import LARGE_PIXELS, attempt, read_image, refuse
 
@@ -599,12 +598,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{gaussians[0].n or '?'} images through {network.name}: {args.save_stats}")
         return
     report(gaussians, features, network, args)
-
-
-def shown(value: float, spec: str) -> str:
-    """Format a number for people. A number that is rounded to 0 loses its sign: no "-0.0000"."""
-    text = format(value, spec)
-    return text if float(text) else format(0.0, spec)
 
 
 def report(

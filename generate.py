@@ -8,7 +8,7 @@ python generate.py --load_path runs/RUN --neighbours 8             # has it memo
 python generate.py --load_path runs/RUN --num_images 10000 --format npz
 """
 
-import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+from support.command import InputError, exit_on_input_error, progress
 
 import argparse
 import math
@@ -26,9 +26,8 @@ from torchvision.utils import make_grid
 
 from data import class_index, load_dataset, to_uint8
 from support.checkpoints import load_generator
-from support.console import progress
 from support.device import NOISE, pick_device, seeded
-from support.files import InputError, assembling, exit_on_input_error, writing
+from support.files import assembling, writing
 from support.fonts import drawable, font
 from support.images import MOST_PIXELS
 

@@ -10,7 +10,7 @@ classes. It never sees a real image, and one perfect image a class already gets 
 data set's own classifier it is called classifier score here, not IS.
 """
 
-import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+from support.command import InputError, exit_on_input_error, progress, shown
 
 import argparse
 import json
@@ -20,9 +20,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fid import add_arguments, check_arrays, extract, image_batches, network_for, shown
-from support.console import progress
-from support.files import InputError, exit_on_input_error
+from fid import add_arguments, check_arrays, extract, image_batches, network_for
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[float, float]:

@@ -13,7 +13,7 @@ Run:     python vanilla_gan.py --dataset fashion_mnist --epochs 35
 Result:  FCD 2.52 ± 0.10 on Fashion-MNIST after 35 epochs (3 seeds), 14 min on one CPU core
 """
 
-import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+from support.command import exit_on_input_error
 
 import argparse
 import copy
@@ -27,7 +27,6 @@ from torch import Tensor, nn
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from support.files import exit_on_input_error
 from support.layers import update_ema
 from support.processes import average_gradients, process_group, share
 from training.flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number

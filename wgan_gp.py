@@ -19,7 +19,7 @@ Run:     python wgan_gp.py --dataset fashion_mnist --epochs 8
 Result:  FCD 1.83 ± 0.16 after 8 epochs (3 seeds, 10k samples, test set), 8 min, one AMX CPU core
 """
 
-import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+from support.command import InputError, exit_on_input_error
 
 import argparse
 import copy
@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from support.files import InputError, exit_on_input_error
 from support.layers import normalised, pyramid, update_ema
 from support.processes import average_gradients, process_group, share
 from training.flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number

@@ -23,10 +23,11 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from support.command import InputError, shown
+
 from data import load_dataset
-from fid import Gaussian, Statistics, extract, frechet_distance, shown
+from fid import Gaussian, Statistics, extract, frechet_distance
 from support.features import load_features
-from support.files import InputError
 from tests.stand_ins import counters, inception_state, random_inception
 
 Contenders = dict[str, Callable[[], object]]

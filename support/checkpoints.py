@@ -7,6 +7,8 @@ docs/reference.md lists what a checkpoint holds. Tensors, numbers and text are a
 which script it came from; that script is imported for its Generator and for nothing else.
 """
 
+from support.command import InputError
+
 import importlib
 import os
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ import torch
 from torch import nn
 
 from data import CLASSES
-from support.files import InputError, load_tensors
+from support.files import load_tensors
 from support.folders import is_name
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")

@@ -1,5 +1,7 @@
 """Where a run computes, in which precision, and where its random numbers come from."""
 
+from support.command import InputError
+
 import os
 from collections.abc import Callable
 
@@ -7,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from support.files import InputError
 from support.processes import processes
 
 # Purposes of seeded(): independent random streams.

@@ -4,6 +4,8 @@ load_idx looks in --data_dir, on the system, at mirrors and, for Fashion-MNIST, 
 load_cifar10 in --data_dir and at its server. download fetches FID's weights, too.
 """
 
+from support.command import InputError, progress, say
+
 import gzip
 import hashlib
 import http.client
@@ -25,8 +27,7 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
-from support.console import progress, say
-from support.files import UNFINISHED, InputError, atomic
+from support.files import UNFINISHED, atomic
 
 IDX_SOURCES: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
 IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]

@@ -11,7 +11,7 @@ What is measured through that is comparable with nothing but itself, and never c
     python features.py --dataset fashion_mnist --epochs 25     # trains the one in pretrained/ anew
 """
 
-import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+from support.command import InputError, exit_on_input_error, say
 
 import argparse
 import copy
@@ -29,10 +29,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import Inception3, inception
 
 from data import IMAGE_SIZES, Batches, Dataset, load_dataset, to_float
-from support.console import say
 from support.device import autocast_for, pick_device
 from support.download import download
-from support.files import InputError, exit_on_input_error, load_tensors, save_tensors, user_cache
+from support.files import load_tensors, save_tensors, user_cache
 
 FEATURES = ("classifier", "inception")
 INCEPTION_URL = (

@@ -1,17 +1,12 @@
-"""Files that can be trusted: bad input as one line, and nothing half written.
+"""Files that can be trusted: they appear whole or not at all, and loading them executes no code."""
 
-A file appears whole or not at all; what cannot be used is an InputError; nothing that is loaded
-executes code.
-"""
+from support.command import InputError
 
-import errno
 import io
 import os
 import secrets
 import shutil
-import signal
 import sys
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
@@ -22,68 +17,11 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from support import startup
-from support.console import mute, say
-
 if sys.platform != "win32":
     import fcntl
 
 UNFINISHED = ".gan-scripts.part"  # how the name of an unfinished file or folder ends
 ABANDONED = 86_400  # seconds: what is unfinished and was not written to for so long has no writer
-
-
-class InputError(Exception):
-    """What the user gave cannot be used; the message says what, where and what to do, in a line."""
-
-
-@contextmanager
-def exit_on_input_error() -> Iterator[None]:
-    """An InputError inside becomes one line on standard error, exit code 2; Ctrl-C: 130.
-
-    Where the reader of standard output goes away, as head does: 141, what a shell calls SIGPIPE.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
-        sys.stdout.reconfigure(errors="backslashreplace")
-    main_thread = threading.current_thread() is threading.main_thread()
-    starting = main_thread and signal.getsignal(signal.SIGINT) is startup.interrupted
-    try:
-        if starting:  # from here on Ctrl-C is an exception, so that unfinished files are removed
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        with memory_that_suffices():
-            yield
-        if sys.stdout:
-            sys.stdout.flush()
-    except InputError as error:
-        say("error: " + " ".join(str(error).splitlines()))
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        say("interrupted")
-        raise SystemExit(130) from None
-    except OSError as error:  # of a print: what concerns files is an InputError by now
-        if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG):
-            raise
-        mute()
-        if error.errno == errno.EPIPE:
-            raise SystemExit(141) from None
-        say(f"error: the output cannot be written ({error.strerror})")
-        raise SystemExit(2) from None
-    finally:
-        if starting:
-            signal.signal(signal.SIGINT, startup.interrupted)
-
-
-@contextmanager
-def memory_that_suffices() -> Iterator[None]:
-    """InputError where it does not: some flags can ask for more than any machine has."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        # Of a processor's, a GPU's and a Mac's memory torch says so by these texts alone.
-        texts = ("can't allocate memory", "not enough memory", "out of memory")
-        if not (isinstance(error, MemoryError) or any(text in str(error) for text in texts)):
-            raise
-        advice = "try a smaller batch, fewer channels or fewer samples (see --help)"
-        raise InputError(f"not enough memory: {advice}") from None
 
 
 @contextmanager

@@ -4,6 +4,8 @@ A folder is decoded once, into a file in the user's cache folder, which is then 
 Nothing is written into the folder itself.
 """
 
+from support.command import InputError, progress, say
+
 import hashlib
 import json
 import os
@@ -18,8 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from support.console import progress, say
-from support.files import InputError, atomic, user_cache
+from support.files import atomic, user_cache
 from support.images import attempt, is_grey, read_image, refuse
 
 CACHE_VERSION = 3  # of the decoded folder: raise it when decoding changes

@@ -4,6 +4,8 @@ DejaVu Sans comes with matplotlib. It has Latin, Cyrillic, Greek and many symbol
 Japanese or Korean.
 """
 
+from support.command import say
+
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -11,8 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import ImageFont
-
-from support.console import say
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:

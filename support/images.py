@@ -1,5 +1,7 @@
 """Image files as arrays: one reader for training and for metrics."""
 
+from support.command import InputError
+
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -9,8 +11,6 @@ from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
-
-from support.files import InputError
 
 MOST_PIXELS = 1 << 26  # of an image: a file of a few KB may claim to be gigabytes
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns up to twice this: opened() refuses

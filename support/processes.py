@@ -17,6 +17,8 @@ needs to know nothing of that. It does not overlap with backward(), as DDP's doe
 Without torchrun, nothing here does anything.
 """
 
+from support.command import InputError, report_out_of_memory
+
 import functools
 import os
 import re
@@ -29,8 +31,6 @@ from typing import ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-
-from support.files import InputError, memory_that_suffices
 
 # What the first process does alone (an evaluation, a download) may take hours. A process that dies
 # is not noticed by this time, but by its connections, which the system closes.
@@ -69,7 +69,7 @@ def process_group() -> Iterator[None]:
                 null = silence.enter_context(open(os.devnull, "w"))
                 silence.enter_context(redirect_stdout(null))
                 silence.enter_context(redirect_stderr(null))
-            silence.enter_context(memory_that_suffices())
+            silence.enter_context(report_out_of_memory())
             yield
     except (InputError, KeyboardInterrupt):
         # One that ends makes the others fail, and torchrun terminate them: not before it is said.

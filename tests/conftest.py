@@ -1,6 +1,6 @@
 """What several test files share: a small folder of pictures, tiny networks, a command's end."""
 
-from support.startup import installation_fault
+from support.command import installation_fault
 
 import os
 import subprocess
@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 try:
+    from support.command import exit_on_input_error
+
     import support.features
-    from support.files import exit_on_input_error
 except Exception as error:  # torch and torchvision that do not fit raise anything
     pytest.exit(installation_fault(error), returncode=2)
 

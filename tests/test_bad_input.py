@@ -1,5 +1,7 @@
 """Bad input: one clear line on standard error, exit code 2, no traceback, nothing lost."""
 
+from support.command import InputError, exit_on_input_error
+
 import json
 import os
 import pickle
@@ -23,7 +25,7 @@ import support.features
 import training.run
 from data import load_dataset
 from support.features import classifier_for, classifier_path
-from support.files import InputError, exit_on_input_error, user_cache
+from support.files import user_cache
 from tests.conftest import TINY, refusal, run
 from tests.stand_ins import Payload, random_classifier, random_images
 from tools.damage import inflating

@@ -1,5 +1,7 @@
 """data.py and sources.py: where files come from, what is refused, folders, and batches."""
 
+from support.command import InputError, exit_on_input_error
+
 import gzip
 import hashlib
 import http.server
@@ -29,7 +31,7 @@ import support.features
 from data import Batches, class_index, labels_as_in, load_dataset, to_float, to_uint8
 from support import folders
 from support.features import classifier_for
-from support.files import InputError, exit_on_input_error, user_cache
+from support.files import user_cache
 from tests.stand_ins import Payload
 
 

@@ -1,5 +1,7 @@
 """experiment.py: the run folder, and that stopping and resuming change nothing."""
 
+from support.command import InputError
+
 import argparse
 import csv
 import json
@@ -26,7 +28,7 @@ import wgan_gp
 from data import Batches, load_dataset
 from support.checkpoints import read_checkpoint
 from support.features import ClassifierFeatures
-from support.files import UNFINISHED, InputError
+from support.files import UNFINISHED
 from tests.conftest import CLASSES, TINY, command, refusal
 from tests.stand_ins import classifier_checkpoint
 from training.flags import number

@@ -1,5 +1,7 @@
 """What must not cost a run: a full disk, a second process in the same folder, what kills leave."""
 
+from support.command import InputError
+
 import contextlib
 import os
 import shutil
@@ -25,15 +27,7 @@ import vanilla_gan
 from data import load_dataset
 from support import folders
 from support.checkpoints import read_checkpoint
-from support.files import (
-    ABANDONED,
-    UNFINISHED,
-    InputError,
-    atomic,
-    locked,
-    remove_abandoned,
-    user_cache,
-)
+from support.files import ABANDONED, UNFINISHED, atomic, locked, remove_abandoned, user_cache
 from tests.conftest import TINY, command, refusal
 from tests.test_experiment import assert_same_run
 from tools.kill_runs import start, survive

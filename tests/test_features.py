@@ -4,6 +4,8 @@ No test has the published weights: what is compared with other projects is the n
 weights, the same in each.
 """
 
+from support.command import InputError
+
 import hashlib
 import http.server
 import io
@@ -31,7 +33,7 @@ from support.features import (
     pack_classifier,
     train_classifier,
 )
-from support.files import InputError, save_tensors
+from support.files import save_tensors
 from tests.conftest import CLASSES, refusal
 from tests.stand_ins import (
     Payload,

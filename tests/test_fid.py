@@ -1,5 +1,7 @@
 """fid.py: the distance against closed forms and other projects, streaming, and the command."""
 
+from support.command import InputError, shown
+
 import dataclasses
 import gc
 import json
@@ -32,11 +34,10 @@ from fid import (
     load_statistics,
     precision_recall,
     save_statistics,
-    shown,
 )
 from generate import sample, save_images, save_npz
 from support.features import ClassifierFeatures, load_classifier
-from support.files import InputError, user_cache
+from support.files import user_cache
 from tests.conftest import TINY, refusal
 from tests.stand_ins import (
     Payload,

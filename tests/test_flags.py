@@ -1,5 +1,7 @@
 """Flags, with values that nobody would think of: taken within their interval, or refused."""
 
+from support.command import InputError
+
 import argparse
 import json
 import math
@@ -14,7 +16,6 @@ import fid
 import generate
 import vanilla_gan
 import wgan_gp
-from support.files import InputError
 from training.flags import as_flags
 
 SCRIPTS = {"vanilla_gan": vanilla_gan, "dcgan": dcgan, "cdcgan": cdcgan, "wgan_gp": wgan_gp}

@@ -1,5 +1,7 @@
 """support/folders.py and support/images.py: layouts of folders, and the one reader of images."""
 
+from support.command import InputError
+
 import io
 import struct
 import zlib
@@ -13,7 +15,6 @@ from PIL import Image
 import cdcgan
 import fid
 from data import load_dataset
-from support.files import InputError
 from support.folders import list_splits
 from support.images import read_image
 from tests.conftest import TINY, run

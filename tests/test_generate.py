@@ -1,5 +1,7 @@
 """generate.py: what it draws, and that a checkpoint stays data."""
 
+from support.command import InputError
+
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,6 @@ import training.run
 from data import load_dataset
 from generate import GIF_SIDE, check_layout, draw_grid, lay_out, noise, sample, save_gif, slerp
 from support.checkpoints import load_generator, read_checkpoint
-from support.files import InputError
 from tests.conftest import CLASSES, TINY, refusal
 
 

@@ -1,5 +1,7 @@
 """inception_score.py: the score where it is known, its splits, and the command."""
 
+from support.command import InputError
+
 import json
 import math
 from pathlib import Path
@@ -12,7 +14,6 @@ import inception_score as script
 import support.features
 from generate import save_npz
 from inception_score import inception_score
-from support.files import InputError
 from tests.conftest import refusal
 from tests.stand_ins import (
     classifier_checkpoint,

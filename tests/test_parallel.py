@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
+from support.command import InputError
+
 import cdcgan
 import data
 import dcgan
@@ -28,7 +30,6 @@ import vanilla_gan
 import wgan_gp
 from data import Batches
 from support.checkpoints import read_checkpoint
-from support.files import InputError
 from support.processes import average, first_only, from_first, process_group, share
 from tests.conftest import ROOT
 from tests.test_experiment import RANDOM, assert_same_run

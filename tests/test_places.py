@@ -1,5 +1,7 @@
 """The commands in poor surroundings, and what of other devices a machine without them can try."""
 
+from support.command import InputError
+
 import os
 import shutil
 import subprocess
@@ -12,7 +14,6 @@ import torch
 
 import support.device
 from support.device import autocast_for, pick_device, random_state, restore_random_state
-from support.files import InputError
 from tests.conftest import ROOT, TINY
 
 

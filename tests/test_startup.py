@@ -1,5 +1,7 @@
 """How commands begin and end: Ctrl-C, closed streams, broken installations, threads."""
 
+from support.command import InputError, exit_on_input_error
+
 import errno
 import io
 import os
@@ -15,18 +17,20 @@ import pytest
 import cdcgan
 import training.run
 from support.checkpoints import read_checkpoint
-from support.files import InputError, exit_on_input_error
 from tests.conftest import ROOT, command, refusal
 
 Capture = pytest.CaptureFixture[str]
-COMMANDS = "vanilla_gan dcgan cdcgan wgan_gp fid inception_score generate demo experiment features"
+COMMANDS = (
+    "vanilla_gan dcgan cdcgan wgan_gp fid inception_score generate demo "
+    "training/run support/features"
+)
 
 
 @pytest.mark.parametrize("name", COMMANDS.split())
 def test_every_command_prepares_itself_first(name: str) -> None:
     lines = (ROOT / f"{name}.py").read_text().splitlines()
     imports = [line for line in lines if line.startswith(("import ", "from "))]
-    assert imports[0].startswith("import support.startup")
+    assert imports[0].startswith("from support.command import ")
 
 
 @pytest.mark.parametrize("after", [0.3, 0.8])

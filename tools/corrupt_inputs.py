@@ -40,6 +40,8 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, MNIST
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from support.command import exit_on_input_error
+
 import cdcgan
 import dcgan
 import demo
@@ -52,7 +54,6 @@ import training.run
 import vanilla_gan
 import wgan_gp
 from support.checkpoints import read_checkpoint
-from support.files import exit_on_input_error
 from tests.conftest import TINY, command
 from tests.stand_ins import inception_state, random_images
 from tests.test_data import FILES, write_cifar

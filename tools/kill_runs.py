@@ -38,10 +38,11 @@ from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from support.command import exit_on_input_error
+
 import cdcgan
 import support.download
 import support.features
-from support.files import exit_on_input_error
 from tests.conftest import TINY, make_pictures
 from tests.test_data import FILES, build_package, digests_of, write_apt
 from tests.test_experiment import RANDOM, assert_same_run

@@ -13,8 +13,10 @@ import torchvision.transforms.v2.functional as transform
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from support.command import shown
+
 from data import load_dataset
-from fid import density_coverage, extract, frechet_distance, kid, precision_recall, shown
+from fid import density_coverage, extract, frechet_distance, kid, precision_recall
 from inception_score import inception_score
 from support.features import load_features
 

@@ -6,6 +6,8 @@
 An evaluation draws its z from random numbers of its own, in eval mode: it changes nothing.
 """
 
+from support.command import InputError, say
+
 import argparse
 import hashlib
 import os
@@ -18,7 +20,6 @@ from data import CLASSES, Dataset, labels_as_in, to_float
 from fid import Gaussian, extract, frechet_distance, load_statistics, save_statistics
 from generate import sample
 from inception_score import inception_score
-from support.console import say
 from support.device import EVALUATION, seeded
 from support.features import (
     ClassifierFeatures,
@@ -26,7 +27,7 @@ from support.features import (
     classifier_for,
     load_inception,
 )
-from support.files import InputError, user_cache
+from support.files import user_cache
 
 BATCH = 500  # images at a time
 HELD_OUT = 2000  # images of either kind that D is tried on: 1 % of error, a second on a CPU

@@ -5,6 +5,8 @@ prints a traceback and dies, and training hears of it some calls later. Here the
 written by whoever calls: an error is raised where it happens, and what was flushed is on the disk.
 """
 
+from support.command import InputError
+
 import contextlib
 import os
 import socket
@@ -16,8 +18,6 @@ import numpy as np
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import image, scalar
-
-from support.files import InputError
 
 
 class EventsFile:

@@ -6,6 +6,8 @@
 --config FILE starts from the arguments of another run, --resume DIR goes on with a stopped one.
 """
 
+from support.command import InputError
+
 import argparse
 import json
 import math
@@ -18,7 +20,7 @@ from typing import Any
 
 from data import DATASETS, IMAGE_SIZES
 from support.features import FEATURES
-from support.files import InputError, run_folder
+from support.files import run_folder
 
 SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
 # What a resumed run may change.

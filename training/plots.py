@@ -1,5 +1,7 @@
 """The curves of one run, or of several over each other, from their metrics.csv."""
 
+from support.command import InputError
+
 import csv
 import math
 from collections.abc import Sequence
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from support.files import InputError, run_folder, writing
+from support.files import run_folder, writing
 from support.fonts import drawable
 
 LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of

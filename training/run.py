@@ -19,7 +19,7 @@ Between two steps the run logs, draws and saves. What it leaves in runs/<name>/:
     losses.png, metrics.png, training.gif           at the end
 """
 
-import support.startup  # noqa: F401 - first: Ctrl-C and broken installations, in one line
+from support.command import InputError, exit_on_input_error, mute, progress, say, shown
 
 import argparse
 import csv
@@ -46,12 +46,10 @@ from tqdm import tqdm
 
 import support.processes
 from data import Dataset
-from fid import shown
 from generate import draw_grid, noise, sample, save_gif, save_picture
 from support.checkpoints import check_progress, fitting, load_generator, load_part, read_checkpoint
-from support.console import mute, progress, say
 from support.device import PROCESSES, random_state, restore_random_state, seeded
-from support.files import UNFINISHED, InputError, exit_on_input_error, locked, save_tensors, writing
+from support.files import UNFINISHED, locked, save_tensors, writing
 from support.fonts import drawable, font
 from support.images import LARGE_PIXELS, opened
 from support.processes import any_process, average, first_only, from_first, processes, rank

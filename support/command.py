@@ -1,0 +1,184 @@
+"""How a command begins, speaks and ends. Every command imports this module before all others.
+
+- Ctrl-C while the libraries are imported prints one word and exits with 130, not with a traceback.
+- A broken installation (torch and torchvision that do not fit, a missing package) is one line.
+- A closed standard stream (`2>&-`, services) is replaced by the null device. Otherwise the next
+  file that the program opens would take its number, and messages would be written into that file.
+- Bad input, an InputError, is one line on standard error and exit code 2.
+
+Where a script is imported, by a notebook, a test or another program, the import changes nothing.
+"""
+
+import errno
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def is_command() -> bool:
+    """Return whether Python was started with a command of this repository, not interactively."""
+    file = getattr(sys.modules["__main__"], "__file__", None) or "/"
+    folders = (ROOT, os.path.join(ROOT, "training"), os.path.join(ROOT, "support"))
+    return os.path.dirname(os.path.abspath(file)) in folders and not hasattr(sys, "ps1")
+
+
+def open_streams() -> None:
+    """Give each of the three standard streams that is closed the null device."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
+
+
+def interrupted(which: int, frame: FrameType | None) -> None:
+    """End at once on Ctrl-C. An exception could be lost or mistaken inside a library's import."""
+    os.write(2, b"interrupted\n")
+    os._exit(130)
+
+
+def installation_fault(error: BaseException) -> str:
+    """Return one line that says which installed versions do not work, and what to do."""
+    versions = []
+    for package in ("torch", "torchvision"):
+        try:
+            versions.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            versions.append(f"no {package}")
+    reason = " ".join(str(error).split())[:200]
+    return (
+        f"error: the installed packages do not work together: {', '.join(versions)} ({reason}); "
+        "run pip install -r requirements.txt in a fresh virtual environment"
+    )
+
+
+def raised_by_import(trace: TracebackType | None) -> bool:
+    """Return whether an exception came from a library that was being imported."""
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        ours = code.co_filename.startswith(ROOT) and "site-packages" not in code.co_filename
+        if code.co_name == "<module>" and not ours:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Replace sys.excepthook: a fault of the installation becomes one line and exit code 2."""
+    if issubclass(kind, ImportError) or (issubclass(kind, Exception) and raised_by_import(trace)):
+        print(installation_fault(error), file=sys.stderr)
+        sys.exit(2)
+    sys.__excepthook__(kind, error, trace)
+
+
+if is_command():
+    open_streams()
+    sys.excepthook = report
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup ignores Ctrl-C
+        signal.signal(signal.SIGINT, interrupted)
+
+
+# ---- bad input, as one line ----
+
+
+class InputError(Exception):
+    """What the user gave cannot be used; the message says what, where and what to do, in a line."""
+
+
+@contextmanager
+def exit_on_input_error() -> Iterator[None]:
+    """An InputError inside becomes one line on standard error, exit code 2; Ctrl-C: 130.
+
+    Where the reader of standard output goes away, as head does: 141, what a shell calls SIGPIPE.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
+        sys.stdout.reconfigure(errors="backslashreplace")
+    main_thread = threading.current_thread() is threading.main_thread()
+    starting = main_thread and signal.getsignal(signal.SIGINT) is interrupted
+    try:
+        if starting:  # from here on Ctrl-C is an exception, so that unfinished files are removed
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        with report_out_of_memory():
+            yield
+        if sys.stdout:
+            sys.stdout.flush()
+    except InputError as error:
+        say("error: " + " ".join(str(error).splitlines()))
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        say("interrupted")
+        raise SystemExit(130) from None
+    except OSError as error:  # of a print: what concerns files is an InputError by now
+        if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG):
+            raise
+        mute()
+        if error.errno == errno.EPIPE:
+            raise SystemExit(141) from None
+        say(f"error: the output cannot be written ({error.strerror})")
+        raise SystemExit(2) from None
+    finally:
+        if starting:
+            signal.signal(signal.SIGINT, interrupted)
+
+
+@contextmanager
+def report_out_of_memory() -> Iterator[None]:
+    """InputError where it does not: some flags can ask for more than any machine has."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # Of a processor's, a GPU's and a Mac's memory torch says so by these texts alone.
+        texts = ("can't allocate memory", "not enough memory", "out of memory")
+        if not (isinstance(error, MemoryError) or any(text in str(error) for text in texts)):
+            raise
+        advice = "try a smaller batch, fewer channels or fewer samples (see --help)"
+        raise InputError(f"not enough memory: {advice}") from None
+
+
+# ---- progress bars, warnings and numbers ----
+
+
+def progress(*args: Any, **kwargs: Any) -> "tqdm":
+    """Return a tqdm bar, which shows nothing unless standard error is a terminal."""
+    from tqdm import tqdm  # here, because `--help` does without it
+
+    return tqdm(*args, **kwargs, disable=None if sys.stderr else True)
+
+
+def say(line: str) -> None:
+    """Print `line` to standard error, above a progress bar if there is one.
+
+    Standard error may be closed (a service) or broken (`2>&1 | tee log` after Ctrl-C has ended
+    tee). Then the line is lost, and nothing else.
+    """
+    from tqdm import tqdm  # here, because most commands say nothing
+
+    if sys.stderr:  # tqdm and print take None for standard output
+        with suppress(OSError, ValueError):
+            tqdm.write(line, file=sys.stderr)
+            sys.stderr.flush()
+
+
+def mute() -> None:
+    """Send standard output to the null device: its reader has gone, and a last flush would fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def shown(value: float, spec: str) -> str:
+    """Format a number for people. A number that is rounded to 0 loses its sign: no "-0.0000"."""
+    text = format(value, spec)
+    return text if float(text) else format(0.0, spec)
