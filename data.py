@@ -25,7 +25,8 @@ from torch import Tensor
 from support.device import SHUFFLES, seeded
 from support.download import load_cifar10, load_idx
 from support.files import remove_abandoned, user_cache
-from support.folders import decoded, list_splits
+from support.folders import hold_out_tenth, list_splits
+from support.image_cache import decoded
 from support.processes import first_goes_first, processes, rank
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
@@ -249,7 +250,7 @@ def _load_folder(data_dir: Path, size: int, wanted: str | Sequence[str] | None) 
     kept = tuple(classes[i] for i in _kept_classes(classes, wanted))
     names = kept or ("",)
     if test is None:
-        train, test = _tenth_held_out({name: train[name] for name in names})
+        train, test = hold_out_tenth({name: train[name] for name in names})
     training = [(path, i) for i, name in enumerate(names) for path in train[name]]
     testing = [(path, i) for i, name in enumerate(names) for path in test[name]]
     if not training:
@@ -262,15 +263,3 @@ def _load_folder(data_dir: Path, size: int, wanted: str | Sequence[str] | None) 
     labels = torch.tensor([label for _, label in training + testing])
     n = len(training)
     return Dataset("folder", images[:n], labels[:n], images[n:], labels[n:], kept, classes)
-
-
-def _tenth_held_out(files: dict[str, list[Path]]) -> tuple[dict[str, list[Path]], ...]:
-    """Split the files of each class at random: a class of two or more has some on both sides."""
-    train, test = {}, {}
-    for name, paths in files.items():
-        # A seed of its own: a class is split alike whatever other classes there are.
-        order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
-        cut = max(len(paths) // 10, min(1, len(paths) - 1))
-        test[name] = [paths[i] for i in sorted(order[:cut])]
-        train[name] = [paths[i] for i in sorted(order[cut:])]
-    return train, test

@@ -20,8 +20,7 @@ import torch
 from torch import nn
 
 from data import CLASSES
-from support.files import load_tensors
-from support.folders import is_name
+from support.files import is_name, load_tensors
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 

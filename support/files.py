@@ -8,6 +8,7 @@ import secrets
 import shutil
 import sys
 import time
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -160,3 +161,10 @@ def check_npz(path: Path) -> None:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max(1 << 29, 100 * os.path.getsize(path)):
         raise InputError(f"{path} would unpack to {unpacked:,} bytes: no images or statistics do")
+
+
+def is_name(text: object) -> bool:
+    """Return whether a class can be called so: it is written into images and files' names."""
+    controls = ("Cc", "Cs")  # control characters, and bytes that are no text
+    fits = isinstance(text, str) and len(text) < 256
+    return fits and not any(unicodedata.category(c) in controls for c in str(text))

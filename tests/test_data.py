@@ -29,7 +29,7 @@ from torchvision.datasets import CIFAR10, MNIST, FashionMNIST, ImageFolder
 import support.download
 import support.features
 from data import Batches, class_index, labels_as_in, load_dataset, to_float, to_uint8
-from support import folders
+from support import image_cache
 from support.features import classifier_for
 from support.files import user_cache
 from tests.stand_ins import Payload
@@ -767,13 +767,13 @@ def test_large_jpeg_is_close_to_its_full_decoding(tmp_path: Path) -> None:
 
 def test_cache_is_used_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
-    decode = folders._decode
+    decode = image_cache._decode
 
     def counting(path: Path, channels: int, size: int) -> np.ndarray:
         decoded.append(path)
         return decode(path, channels, size)
 
-    monkeypatch.setattr(folders, "_decode", counting)
+    monkeypatch.setattr(image_cache, "_decode", counting)
     images, cache = flat(tmp_path / "images", 5), user_cache()
     first = load_dataset("folder", images, 28)
     assert len(decoded) == 5 and len(list(cache.iterdir())) == 1
@@ -866,7 +866,7 @@ def test_without_a_cache_folder_images_stay_in_memory(
     images = flat(tmp_path / "images", 3)
     assert load_dataset("folder", images, 28).train_images.unique().tolist() == [100]
     assert "the next run decodes" in capsys.readouterr().err
-    monkeypatch.setattr(folders, "IN_MEMORY", 1000)
+    monkeypatch.setattr(image_cache, "IN_MEMORY", 1000)
     with pytest.raises(InputError, match="set XDG_CACHE_HOME"):
         load_dataset("folder", images, 28)
 

@@ -25,7 +25,7 @@ import generate
 import training.run
 import vanilla_gan
 from data import load_dataset
-from support import folders
+from support import image_cache
 from support.checkpoints import read_checkpoint
 from support.files import ABANDONED, UNFINISHED, atomic, locked, remove_abandoned, user_cache
 from tests.conftest import TINY, command, refusal
@@ -172,7 +172,7 @@ def test_a_full_disk_leaves_no_half_cache(
         dataset = load_dataset("folder", pictures, 28)
     assert "File too large" in capsys.readouterr().err
     assert list(user_cache().iterdir()) == []
-    monkeypatch.setattr(folders, "IN_MEMORY", 1000)
+    monkeypatch.setattr(image_cache, "IN_MEMORY", 1000)
     with full_disk(20_000), pytest.raises(InputError, match="File too large.*XDG_CACHE_HOME"):
         load_dataset("folder", pictures, 28)
     assert list(user_cache().iterdir()) == []
