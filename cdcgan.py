@@ -16,7 +16,7 @@ Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
 Result:  FCD 0.05 ± 0.01 after 50 epochs (3 seeds, 10k samples, test set), 40 min, one AMX CPU core
 """
 
-from support.command import InputError, exit_on_input_error
+from support.processes import training_command  # first: it prepares the command
 
 import argparse
 import copy
@@ -31,8 +31,7 @@ from torch.nn.utils import parametrize
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from support.layers import decay_rates, normalised, pyramid, spectral_norm, update_ema
-from support.processes import average_gradients, process_group, share
+from support.layers import normalised, spectral_norm
 from training.flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
 from training.flags import parse_args as parse_run_args
 from training.run import Run
@@ -68,6 +67,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parse_run_args(parser, argv)
 
 
+def channel_widths(image_size: int, width: int) -> tuple[int, list[int]]:
+    """Return the smallest map's side (4, or 7 for 28 pixels), and channels from the image down.
+
+    Every halving of the side doubles the channels, up to 8 * width (DCGAN Fig. 1).
+    """
+    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]
+    return image_size >> halvings, [width * min(2**i, 8) for i in range(halvings)]
+
+
 class Generator(nn.Module):
     """z (B, z_dim) and labels (B,) -> images (B, channels, image_size, image_size) in [-1, 1]."""
 
@@ -75,7 +83,7 @@ class Generator(nn.Module):
         self, z_dim: int, ngf: int, channels: int, image_size: int, num_classes: int
     ) -> None:
         super().__init__()
-        self.first, widths = pyramid(image_size, ngf)
+        self.first, widths = channel_widths(image_size, ngf)
         # Drawn small, by init_weights: with torch's N(0, 1), y is as loud as z and G varies little.
         self.embed = nn.Embedding(num_classes, z_dim)
         self.project = nn.Linear(2 * z_dim, widths[-1] * self.first**2, bias=False)
@@ -104,7 +112,7 @@ class Discriminator(nn.Module):
         self, ndf: int, channels: int, image_size: int, num_classes: int, norm: str, dropout: float
     ) -> None:
         super().__init__()
-        first, widths = pyramid(image_size, ndf)
+        first, widths = channel_widths(image_size, ndf)
         layers: list[nn.Module] = []
         for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False)):
             # DCGAN Sec. 3: no normalisation of the layer that sees the image.
@@ -141,7 +149,7 @@ class Discriminator(nn.Module):
 
 
 def init_weights(network: nn.Module) -> None:
-    """Weights, or what spectral norm makes them of, from N(0, 0.02) (DCGAN Sec. 4)."""
+    """Draw weights, or what spectral norm makes them of, from N(0, 0.02) (DCGAN Sec. 4)."""
     for parameter in network.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, 0.0, 0.02)
@@ -184,13 +192,30 @@ def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tenso
     return (real_mean.detach() - fake_mean).square().sum()  # detach: only G learns from it
 
 
+def decay_rates(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
+    """Leave the rates as given until the last share `decay` of a run; over it, let them fall
+    linearly to 0 (Zhu et al., 2017, Sec. 4). `done` is the share of the run that is over."""
+    factor = min(1.0, (1 - done) / decay) if decay else 1.0
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = factor * optimiser.defaults["lr"]
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """ema <- decay * ema + (1 - decay) * network, batch norm's running statistics included."""
+    pairs = zip(ema.state_dict().values(), network.state_dict().values(), strict=True)
+    for average, value in pairs:
+        if value.is_floating_point():
+            average.lerp_(value, 1 - decay)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     device = pick_device(args.device)
     torch.manual_seed(args.seed)
     dataset = load_dataset(args.dataset, args.data_dir, args.image_size, args.classes)
-    if not dataset.classes:
-        raise InputError(f"{args.data_dir} has no class subfolders; dcgan.py learns without them")
+    dataset.require_classes("dcgan.py learns without them")
     images, labels = dataset.train_images, dataset.train_labels
     batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip, shared=True)
 
@@ -220,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for step in run.steps():
         decay_rates(step / run.total_steps, args.lr_decay, opt_g, opt_d)
         real, labels = batches[step]  # (B, channels, H, W) in [-1, 1], (B,)
-        z = share(torch.randn(args.batch_size, args.z_dim, device=device))
+        z = batches.noise(args.z_dim)
 
         # D's step: tell real images from generated ones of the same classes. Two passes: in one
         # batch, batch norm would mix the statistics of real and fake and give the answer away.
@@ -231,7 +256,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         d_loss = discriminator_loss(real_logits, fake_logits, **labels_of_d)
         opt_d.zero_grad()
         d_loss.backward()
-        average_gradients(discriminator)  # over torchrun's processes, if there are any
         opt_d.step()
 
         # G's step: make D, as it now is, call them real. D's own weights need no gradients here.
@@ -245,7 +269,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 g_loss = generator_loss(fake_logits_after, flip)
         opt_g.zero_grad()
         g_loss.backward()
-        average_gradients(generator)
         opt_g.step()
         discriminator.requires_grad_(True)
 
@@ -257,5 +280,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_input_error(), process_group():
+    with training_command():
         main()

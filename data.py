@@ -11,6 +11,7 @@ folder of images is decoded once, into a cache file that is then mapped into mem
 """
 
 from support.command import InputError
+from support.processes import first_goes_first, local_slice, processes, rank
 
 import math
 from collections.abc import Sequence
@@ -27,10 +28,9 @@ from support.download import load_cifar10, load_idx
 from support.files import remove_abandoned, user_cache
 from support.folders import hold_out_tenth, list_splits
 from support.image_cache import decoded
-from support.processes import first_goes_first, processes, rank
+from support.images import IMAGE_SIZES, to_float
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
-IMAGE_SIZES = (28, 32, 64, 128)
 CLASSES = {
     "mnist": tuple("0123456789"),
     "fashion_mnist": tuple(
@@ -60,6 +60,11 @@ class Dataset:
     @property
     def image_size(self) -> int:
         return self.train_images.shape[-1]
+
+    def require_classes(self, advice: str) -> None:
+        """Raise InputError with `advice` if the images have no classes."""
+        if not self.classes:
+            raise InputError(f"--dataset {self.name}: there are no class subfolders: {advice}")
 
 
 @first_goes_first()
@@ -128,16 +133,6 @@ def class_index(
     known = [f"{all_classes.index(name)} {name}" if numbered else name for name in classes]
     listed = ", ".join(known) or "none: it has no classes"
     raise InputError(f"unknown class {number!r}: the classes are {listed}")
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float32 in [-1, 1], the range of the generators' tanh."""
-    return (images - 127.5).div_(127.5)  # x / 127.5 - 1 with one rounding and one pass less
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] -> uint8 in [0, 255]; the inverse of to_float, values outside clamped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def labels_as_in(labels: Tensor, number: int) -> Tensor:
@@ -211,6 +206,10 @@ class Batches:
             images = torch.where(self.mirrored[rows].to(self.device), images.flip(3), images)
         images = to_float(images).to(memory_format=torch.channels_last)
         return images, self.labels.index_select(0, index).to(self.device)
+
+    def noise(self, z_dim: int) -> Tensor:
+        """Return z ~ N(0, I) for the images of a batch, (B, z_dim), on the device."""
+        return local_slice(torch.randn(self.batch_size, z_dim, device=self.device))
 
     def _shuffle(self, epoch: int) -> None:
         generator = seeded(self.seed, SHUFFLES, epoch)

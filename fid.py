@@ -35,13 +35,7 @@ from data import CLASSES, DATASETS, Dataset, labels_as_in, load_dataset
 from generate import CHUNK, noise, sample
 from support.checkpoints import load_generator
 from support.device import autocast_for, pick_device
-from support.features import (
-    FEATURES,
-    ClassifierFeatures,
-    InceptionFeatures,
-    classifier_for,
-    load_features,
-)
+from support.features import FEATURES, ClassifierFeatures, InceptionFeatures, load_features
 from support.files import assembling, check_npz
 from support.folders import list_images
 from support.images import LARGE_PIXELS, attempt, read_image, refuse
@@ -550,7 +544,9 @@ def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetw
     known = args.dataset or inferred in CLASSES
     kind = args.features or ("classifier" if known else "inception")
     if (kind, dataset) == ("classifier", "folder"):
-        return classifier_for(load_named("folder", args), args.data_dir, device, train=False)
+        data = load_named("folder", args)
+        about = (data.name, data.train_images, data.train_labels, data.classes)
+        return require_classifier(*about, args.data_dir).to(device)
     return load_features(kind, dataset, device, args.inception_path)
 
 

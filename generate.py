@@ -24,12 +24,12 @@ from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
-from data import class_index, load_dataset, to_uint8
+from data import class_index, load_dataset
 from support.checkpoints import load_generator
 from support.device import NOISE, pick_device, seeded
 from support.files import assembling, writing
 from support.fonts import drawable, font
-from support.images import MOST_PIXELS
+from support.images import MOST_PIXELS, to_uint8
 
 CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it
 WALK_STOPS, WALK_FRAMES = 4, 16  # a GIF passes so many z, in so many frames from one to the next
@@ -200,17 +200,18 @@ class Neighbours:
         device: torch.device,
         prepare: bool = True,
     ) -> None:
-        """prepare: False neither downloads the data nor trains a folder's classifier.
+        """prepare: False does not download the data.
 
-        InputError where either is then missing.
+        InputError where the data is then missing, or a folder has no classifier yet.
         """
-        from support.features import classifier_for  # drawing alone needs no such network
+        from support.features import require_classifier  # here, for a quick start of drawing
 
         keep = checkpoint["classes"] or None
         size = checkpoint["generator_args"]["image_size"]
         dataset = load_dataset(checkpoint["dataset"], data_dir, size, keep, fetch=prepare)
         self.device, self.images = device, dataset.train_images.cpu()
-        self.network = classifier_for(dataset, data_dir, device, train=prepare)
+        about = (dataset.name, dataset.train_images, dataset.train_labels, dataset.classes)
+        self.network = require_classifier(*about, data_dir).to(device)
         self.features = self.extract(self.images)
 
     def extract(self, images: Tensor) -> Tensor:

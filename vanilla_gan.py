@@ -13,7 +13,7 @@ Run:     python vanilla_gan.py --dataset fashion_mnist --epochs 35
 Result:  FCD 2.52 ± 0.10 on Fashion-MNIST after 35 epochs (3 seeds), 14 min on one CPU core
 """
 
-from support.command import exit_on_input_error
+from support.processes import training_command  # first: it prepares the command
 
 import argparse
 import copy
@@ -27,8 +27,6 @@ from torch import Tensor, nn
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from support.layers import update_ema
-from support.processes import average_gradients, process_group, share
 from training.flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
 from training.flags import parse_args as parse_run_args
 from training.run import Run
@@ -130,6 +128,15 @@ def generator_loss(fake_logits: Tensor, flip: bool) -> Tensor:
     return F.binary_cross_entropy_with_logits(fake_logits, real)
 
 
+@torch.no_grad()
+def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """ema <- decay * ema + (1 - decay) * network, batch norm's running statistics included."""
+    pairs = zip(ema.state_dict().values(), network.state_dict().values(), strict=True)
+    for average, value in pairs:
+        if value.is_floating_point():
+            average.lerp_(value, 1 - decay)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     device = pick_device(args.device)
@@ -164,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # D's steps: tell real images from generated ones (Alg. 1, the inner loop).
         for k in range(args.d_steps):
             real, _ = batches[step * args.d_steps + k]  # (B, channels, H, W) in [-1, 1]
-            z = share(torch.randn(args.batch_size, args.z_dim, device=device))
+            z = batches.noise(args.z_dim)
             with autocast():
                 fake = generator(z)
                 real_logits = discriminator(real)
@@ -172,7 +179,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             d_loss = discriminator_loss(real_logits, fake_logits, **labels_of_d)
             opt_d.zero_grad()
             d_loss.backward()
-            average_gradients(discriminator)  # over torchrun's processes, if there are any
             opt_d.step()
 
         # G's step: make D, as it now is, call them real. D's own weights need no gradients here.
@@ -182,7 +188,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         g_loss = generator_loss(fake_logits_after, flip)
         opt_g.zero_grad()
         g_loss.backward()
-        average_gradients(generator)
         opt_g.step()
         discriminator.requires_grad_(True)
 
@@ -194,5 +199,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_input_error(), process_group():
+    with training_command():
         main()

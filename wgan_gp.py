@@ -19,7 +19,7 @@ Run:     python wgan_gp.py --dataset fashion_mnist --epochs 8
 Result:  FCD 1.83 ± 0.16 after 8 epochs (3 seeds, 10k samples, test set), 8 min, one AMX CPU core
 """
 
-from support.command import InputError, exit_on_input_error
+from support.processes import training_command  # first: it prepares the command
 
 import argparse
 import copy
@@ -31,8 +31,7 @@ from torch import Tensor, nn
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from support.layers import normalised, pyramid, update_ema
-from support.processes import average_gradients, process_group, share
+from support.layers import normalised
 from training.flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
 from training.flags import parse_args as parse_run_args
 from training.run import Run
@@ -66,8 +65,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parse_run_args(parser, argv)
     if args.norm == "batch" and args.weight_clip is None:
         why = "the penalty is on the slope of each image by itself, which batch norm mixes"
-        raise InputError(f"--norm batch needs --weight_clip: {why} (Sec. 4)")
+        parser.error(f"--norm batch needs --weight_clip: {why} (Sec. 4)")
     return args
+
+
+def channel_widths(image_size: int, width: int) -> tuple[int, list[int]]:
+    """Return the smallest map's side (4, or 7 for 28 pixels), and channels from the image down.
+
+    Every halving of the side doubles the channels, up to 8 * width (DCGAN Fig. 1).
+    """
+    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]
+    return image_size >> halvings, [width * min(2**i, 8) for i in range(halvings)]
 
 
 class Generator(nn.Module):
@@ -77,7 +85,7 @@ class Generator(nn.Module):
         self, z_dim: int, ngf: int, channels: int, image_size: int, num_classes: int = 0
     ) -> None:
         super().__init__()
-        self.first, widths = pyramid(image_size, ngf)
+        self.first, widths = channel_widths(image_size, ngf)
         self.embed = nn.Embedding(num_classes, z_dim) if num_classes else None
         given = 2 * z_dim if num_classes else z_dim
         self.project = nn.Linear(given, widths[-1] * self.first**2, bias=False)
@@ -114,7 +122,7 @@ class Critic(nn.Module):
         num_classes: int = 0,
     ) -> None:
         super().__init__()
-        first, widths = pyramid(image_size, ndf)
+        first, widths = channel_widths(image_size, ndf)
         layers: list[nn.Module] = []
         for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False)):
             # DCGAN Sec. 3: no normalisation of the layer that sees the image.
@@ -138,7 +146,7 @@ class Critic(nn.Module):
 
 
 def init_weights(network: nn.Module) -> None:
-    """Weights from N(0, 0.02) (DCGAN Sec. 4)."""
+    """Draw weights, or what spectral norm makes them of, from N(0, 0.02) (DCGAN Sec. 4)."""
     for parameter in network.parameters():
         if parameter.ndim > 1:
             nn.init.normal_(parameter, 0.0, 0.02)
@@ -168,13 +176,22 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Ten
     return (norm - 1).square().mean()
 
 
+@torch.no_grad()
+def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    """ema <- decay * ema + (1 - decay) * network, batch norm's running statistics included."""
+    pairs = zip(ema.state_dict().values(), network.state_dict().values(), strict=True)
+    for average, value in pairs:
+        if value.is_floating_point():
+            average.lerp_(value, 1 - decay)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     device = pick_device(args.device)
     torch.manual_seed(args.seed)
     dataset = load_dataset(args.dataset, args.data_dir, args.image_size, args.classes)
-    if args.conditional and not dataset.classes:
-        raise InputError(f"{args.data_dir} has no class subfolders: leave out --conditional")
+    if args.conditional:
+        dataset.require_classes("leave out --conditional")
     images, labels = dataset.train_images, dataset.train_labels
     batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip, shared=True)
 
@@ -210,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for k in range(args.n_critic):
             real, labels = batches[step * args.n_critic + k]  # (B, channels, H, W), (B,)
             given = (labels,) if args.conditional else ()
-            z = share(torch.randn(args.batch_size, args.z_dim, device=device))
+            z = batches.noise(args.z_dim)
             with autocast():
                 with torch.no_grad():
                     fake = generator(z, *given)
@@ -220,7 +237,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             d_loss = -estimate + args.lambda_gp * penalty
             opt_d.zero_grad()
             d_loss.backward()
-            average_gradients(critic)  # over torchrun's processes, if there are any
             opt_d.step()
             if args.weight_clip:
                 with torch.no_grad():
@@ -229,12 +245,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         # G's step: raise its images' scores. The critic's own weights need no gradients here.
         critic.requires_grad_(False)
-        z = share(torch.randn(args.batch_size, args.z_dim, device=device))
+        z = batches.noise(args.z_dim)
         with autocast():
             g_loss = -critic(generator(z, *given), *given).mean()
         opt_g.zero_grad()
         g_loss.backward()
-        average_gradients(generator)
         opt_g.step()
         critic.requires_grad_(True)
 
@@ -245,5 +260,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with exit_on_input_error(), process_group():
+    with training_command():
         main()

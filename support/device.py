@@ -1,6 +1,7 @@
 """Where a run computes, in which precision, and where its random numbers come from."""
 
 from support.command import InputError
+from support.processes import processes
 
 import os
 from collections.abc import Callable
@@ -8,8 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-
-from support.processes import processes
 
 # Purposes of seeded(): independent random streams.
 SHUFFLES, NOISE, EVALUATION, PROCESSES = 1, 2, 3, 4

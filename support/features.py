@@ -8,30 +8,27 @@ are a download of 96 MB and which takes minutes on a CPU. 28 x 28 grey images ar
 was trained on, so for small data sets there is a small classifier of the same data, in pretrained/.
 What is measured through that is comparable with nothing but itself, and never called FID or IS.
 
-    python features.py --dataset fashion_mnist --epochs 25     # trains the one in pretrained/ anew
+training/classifier.py trains these classifiers.
 """
 
-from support.command import InputError, exit_on_input_error, say
+from support.command import InputError
 
-import argparse
 import copy
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torchvision.models import Inception3, inception
 
-from data import IMAGE_SIZES, Batches, Dataset, load_dataset, to_float
-from support.device import autocast_for, pick_device
 from support.download import download
-from support.files import load_tensors, save_tensors, user_cache
+from support.files import load_tensors, user_cache
+from support.images import IMAGE_SIZES, to_float
 
 FEATURES = ("classifier", "inception")
 INCEPTION_URL = (
@@ -39,19 +36,16 @@ INCEPTION_URL = (
     "pt_inception-2015-12-05-6726825d.pth"
 )
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-LEAST_STEPS = 300  # of a folder's classifier
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
 # ---- FID's Inception ----
 
 
-class LastBlock(inception.InceptionE):
-    """Inception's last block, which takes the maximum where the others take means."""
-
-    def _forward(self, x: Tensor) -> list[Tensor]:
-        pooled = F.max_pool2d(x, kernel_size=3, stride=1, padding=1)
-        return [*super()._forward(x)[:-1], self.branch_pool(pooled)]
+def last_block(block: Any, x: Tensor) -> list[Tensor]:
+    """Compute Inception's last block, which takes the maximum where the others take means."""
+    branches = type(block)._forward(block, x)
+    return [*branches[:-1], block.branch_pool(F.max_pool2d(x, 3, stride=1, padding=1))]
 
 
 def leave_padding_out(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
@@ -65,14 +59,16 @@ def leave_padding_out(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     return means / share
 
 
-def build_inception() -> Inception3:
+def build_inception() -> Any:
     """FID's Inception v3, untrained: torchvision's but for how it pools, and with 1008 logits.
 
     The published weights are a port of TensorFlow's network of 2015-12-05, which leaves the padding
     out of its means and, in its very last block, takes the maximum.
     """
-    network = Inception3(1008, aux_logits=False, init_weights=False)
-    network.Mixed_7c = LastBlock(2048)
+    from torchvision.models import Inception3  # here, because it takes longer than all of torch
+
+    network: Any = Inception3(1008, aux_logits=False, init_weights=False)
+    network.Mixed_7c._forward = MethodType(last_block, network.Mixed_7c)
     for name, block in network.named_children():
         if hasattr(block, "branch_pool") and name != "Mixed_7c":
             block.branch_pool.register_forward_pre_hook(leave_padding_out)
@@ -97,7 +93,7 @@ class InceptionFeatures(nn.Module):
         self.register_buffer("class_weights", network.fc.weight.detach().clone())
         network.fc = nn.Identity()
         for module in network.modules():
-            if isinstance(module, inception.BasicConv2d):
+            if isinstance(getattr(module, "bn", None), nn.BatchNorm2d):
                 # In eval mode a batch norm is a factor and a shift: fold them into the convolution.
                 module.conv = fuse_conv_bn_eval(module.conv, module.bn)
                 module.bn = nn.Identity()
@@ -271,6 +267,9 @@ def load_classifier(path: Path) -> ClassifierFeatures:
         raise InputError(f"{path} is not a classifier's checkpoint, or is damaged") from None
 
 
+FeatureNetwork = InceptionFeatures | ClassifierFeatures
+
+
 def load_features(
     kind: str,
     dataset: str | None = None,
@@ -285,131 +284,40 @@ def load_features(
     return load_classifier(PRETRAINED / f"classifier-{dataset}.pt").to(device)
 
 
-def classifier_path(dataset: Dataset) -> Path:
-    """Return where the classifier of `dataset` is; a folder's has a name made of its images."""
-    if dataset.name != "folder":
-        return PRETRAINED / f"classifier-{dataset.name}.pt"
-    key = hashlib.sha256(repr((dataset.train_images.shape, dataset.classes)).encode())
-    for whole in (dataset.train_images, dataset.train_labels):
+def classifier_path(name: str, images: Tensor, labels: Tensor, classes: Sequence[str]) -> Path:
+    """Return where a data set's classifier is; a folder's has a name made of its training set."""
+    if name != "folder":
+        return PRETRAINED / f"classifier-{name}.pt"
+    key = hashlib.sha256(repr((images.shape, tuple(classes))).encode())
+    for whole in (images, labels):
         for part in whole.split(256):  # a folder may be larger than the memory
             key.update(part.contiguous().numpy().data)
     return user_cache() / f"classifier-{key.hexdigest()[:16]}.pt"
 
 
-def classifier_for(
-    dataset: Dataset, data_dir: str | Path, device: torch.device, train: bool = True
-) -> ClassifierFeatures:
-    """Return the classifier of `dataset`; a folder's is trained on first use, if `train`.
+def find_classifier(
+    name: str, images: Tensor, labels: Tensor, classes: Sequence[str]
+) -> ClassifierFeatures | None:
+    """Return a data set's classifier; None for a folder whose classifier was not trained yet.
 
-    A folder's classifier is kept in the user's cache folder. InputError where the folder has no
-    classes, or no classifier and none is to be trained.
+    InputError where the data has no classes.
     """
-    path = classifier_path(dataset)
-    if len(dataset.classes) < 2:
-        raise InputError(f"{data_dir} has no classes to train a classifier on")
-    if dataset.name != "folder" or os.path.isfile(path):  # Path.is_file may raise, for a cache
-        return load_classifier(path).to(device)
-    if not train:
-        what = f"{len(dataset.classes)} classes at {dataset.image_size} pixels"
+    if len(classes) < 2:
+        raise InputError("a folder without classes has no classifier: use --features inception")
+    path = classifier_path(name, images, labels, classes)
+    if name == "folder" and not os.path.isfile(path):  # Path.is_file may raise, for a cache
+        return None
+    return load_classifier(path)
+
+
+def require_classifier(
+    name: str, images: Tensor, labels: Tensor, classes: Sequence[str], data_dir: str | Path
+) -> ClassifierFeatures:
+    """Return a data set's classifier. InputError for a folder whose classifier is not there yet."""
+    network = find_classifier(name, images, labels, classes)
+    if network is None:
+        what = f"{len(classes)} classes at {images.shape[-1]} pixels"
         raise InputError(
             f"{data_dir} has no classifier of {what} yet: a run that evaluates trains one"
         )
-    print(f"training a classifier of {data_dir} for the metrics, once")
-    # Ten epochs, or what a small folder needs to come to enough steps.
-    steps_an_epoch = max(1, len(dataset.train_images) // 128)
-    epochs = max(10, math.ceil(LEAST_STEPS / steps_an_epoch))
-    network = train_classifier(dataset, epochs, 0, device)
-    checkpoint = pack_classifier(dataset, "folder", network)
-    try:
-        save_tensors(checkpoint, path)
-    except InputError as error:
-        say(f"warning: {error}: the next run trains the classifier again")
-    return ClassifierFeatures(checkpoint).to(device)
-
-
-def train_classifier(dataset: Dataset, epochs: int, seed: int, device: torch.device) -> Classifier:
-    """SGD with one cycle of the learning rate, images shifted by up to 2 pixels (and mirrored)."""
-    torch.manual_seed(seed)
-    network = Classifier(dataset.channels, len(dataset.classes))
-    network.to(device).to(memory_format=torch.channels_last)
-    mirror = dataset.name != "mnist"  # a mirrored digit is none
-    size = min(128, len(dataset.train_images))
-    batches = Batches(dataset.train_images, dataset.train_labels, size, seed, device, mirror)
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=5e-4, nesterov=True)
-    steps = epochs * len(batches)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps)
-    autocast = autocast_for(device, "auto")
-    for step in range(steps):
-        images, labels = batches[step]
-        shift = torch.randint(-2, 3, (2,)).tolist()
-        with autocast():
-            _, logits = network(torch.roll(images, shift, (2, 3)))
-        loss = F.cross_entropy(logits.float(), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if (step + 1) % len(batches) == 0:
-            print(f"epoch {(step + 1) // len(batches)}/{epochs}  loss {loss:.3f}", flush=True)
-    return network.eval()
-
-
-def pack_classifier(dataset: Dataset, label: str, network: Classifier) -> dict[str, Any]:
-    """Return what load_classifier reads: float16 weights, names, and the accuracy they have so."""
-    checkpoint = {
-        "label": label,
-        "classes": list(dataset.classes),
-        "channels": dataset.channels,
-        "image_size": dataset.image_size,
-        "accuracy": 0.0,
-        "state": {
-            name: value.cpu().half() if value.is_floating_point() else value.cpu()
-            for name, value in network.state_dict().items()
-        },
-    }
-    features = ClassifierFeatures(checkpoint).to(next(network.parameters()).device)
-    right = 0
-    for images, labels in zip(
-        dataset.test_images.split(500), dataset.test_labels.split(500), strict=True
-    ):
-        device = features.classifier.linear.weight.device
-        _, logits = features(images.to(device))
-        right += int((logits.argmax(1).cpu() == labels.cpu()).sum())
-    checkpoint["accuracy"] = right / len(dataset.test_labels)
-    print(f"accuracy on {len(dataset.test_labels):,} test images: {checkpoint['accuracy']:.4f}")
-    return checkpoint
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--dataset", required=True, choices=("mnist", "fashion_mnist", "cifar10", "folder"))
-    add("--data_dir", default="data")
-    add("--image_size", type=int, choices=IMAGE_SIZES, help="of a folder")
-    add("--label", help="what the classifier is called (default: the data set's name)")
-    add("--save_path", help="default: pretrained/classifier-DATASET.pt; of a folder, say where")
-    add("--epochs", type=int, default=15)
-    add("--seed", type=int, default=0)
-    add("--device", default="auto")
-    args = parser.parse_args(argv)
-    if not (1 <= args.epochs <= 10_000 and 0 <= args.seed < 2**63):
-        raise InputError("--epochs: give 1 to 10,000; --seed: a number from 0 to 2^63 - 1")
-    if args.dataset == "folder" and args.save_path is None:
-        raise InputError("--dataset folder: say where its classifier goes, with --save_path")
-    path = Path(args.save_path or PRETRAINED / f"classifier-{args.dataset}.pt")
-    device = pick_device(args.device)
-    dataset = load_dataset(args.dataset, args.data_dir, args.image_size)
-    if len(dataset.classes) < 2:
-        raise InputError(f"{args.data_dir} has no classes to train a classifier on")
-    network = train_classifier(dataset, args.epochs, args.seed, device)
-    save_tensors(pack_classifier(dataset, args.label or args.dataset, network), path)
-    print(f"written to {path}")
-
-
-if __name__ == "__main__":
-    with exit_on_input_error():
-        main()
+    return network

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
+IMAGE_SIZES = (28, 32, 64, 128)  # pixels per side that the networks are built for
 MOST_PIXELS = 1 << 26  # of an image: a file of a few KB may claim to be gigabytes
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns up to twice this: opened() refuses
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -128,3 +131,13 @@ def _scale_transparent_value(image: Image.Image) -> None:
         image.info["transparency"] = value * (85 if rawmode == "L;2" else 17)
     elif rawmode == "RGB;16B" and isinstance(value, tuple):
         image.info["transparency"] = tuple(part >> 8 for part in value)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in [0, 255] -> float32 in [-1, 1], the range of the generators' tanh."""
+    return (images - 127.5).div_(127.5)  # x / 127.5 - 1 with one rounding and one pass less
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] -> uint8 in [0, 255]; the inverse of to_float, values outside clamped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -17,7 +17,7 @@ needs to know nothing of that. It does not overlap with backward(), as DDP's doe
 Without torchrun, nothing here does anything.
 """
 
-from support.command import InputError, report_out_of_memory
+from support.command import InputError, exit_on_input_error, report_out_of_memory
 
 import functools
 import os
@@ -30,7 +30,7 @@ from typing import ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 # What the first process does alone (an evaluation, a download) may take hours. A process that dies
 # is not noticed by this time, but by its connections, which the system closes.
@@ -89,6 +89,13 @@ def process_group() -> Iterator[None]:
 
 
 @contextmanager
+def training_command() -> Iterator[None]:
+    """Run a training script: bad input is one line, and torchrun's processes act together."""
+    with exit_on_input_error(), process_group():
+        yield
+
+
+@contextmanager
 def _others_alive() -> Iterator[None]:
     """InputError where what is done with the other processes fails."""
     try:
@@ -108,10 +115,11 @@ def average(values: Tensor) -> Tensor:
     return values
 
 
-def average_gradients(network: nn.Module) -> None:
-    """Give every parameter the mean of its gradients in all processes."""
+def average_gradients(optimiser: torch.optim.Optimizer) -> None:
+    """Give every parameter of the optimiser the mean of its gradients in all processes."""
     if started():
-        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         # In one message: sent one by one, small tensors are all waiting.
         means = average(torch.cat([gradient.flatten() for gradient in gradients]))
         parts = means.split([gradient.numel() for gradient in gradients])
@@ -119,7 +127,7 @@ def average_gradients(network: nn.Module) -> None:
             gradient.copy_(mean.view_as(gradient))
 
 
-def share(batch: Tensor) -> Tensor:
+def local_slice(batch: Tensor) -> Tensor:
     """This process's part of what the first drew for the whole batch."""
     if started():
         with _others_alive():

@@ -24,11 +24,12 @@ import inception_score
 import support.features
 import training.run
 from data import load_dataset
-from support.features import classifier_for, classifier_path
+from support.features import classifier_path
 from support.files import user_cache
 from tests.conftest import TINY, refusal, run
 from tests.stand_ins import Payload, random_classifier, random_images
 from tools.damage import inflating
+from training.classifier import classifier_for
 from training.evaluation import real_statistics
 
 Capture = pytest.CaptureFixture[str]

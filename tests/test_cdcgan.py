@@ -37,7 +37,7 @@ def test_networks_fit_every_image(image_size: int, channels: int) -> None:
         discriminator = Discriminator(4, channels, image_size, 5, norm, dropout=0.0)
         logits = discriminator(images, torch.tensor([0, 4, 2]))
         assert logits.shape == (3,) and logits.dtype == torch.float32
-        dense, local = 8 * 4, cdcgan.pyramid(image_size, 4)[1][-1]
+        dense, local = 8 * 4, cdcgan.channel_widths(image_size, 4)[1][-1]
         assert discriminator.features(images).shape == (3, dense + local)
 
 
@@ -57,9 +57,9 @@ def test_discriminator_sees_what_is_where_and_what_is_anywhere() -> None:
 
 def test_widths_follow_dcgan() -> None:
     """Figure 1 of Radford et al.: 4 x 4 x 1024 down to 3 channels at 64 pixels, with ngf = 128."""
-    assert cdcgan.pyramid(64, 128) == (4, [128, 256, 512, 1024])
-    assert cdcgan.pyramid(28, 64) == (7, [64, 128])
-    assert cdcgan.pyramid(128, 64)[1][-1] == 512  # no wider than 8 times
+    assert cdcgan.channel_widths(64, 128) == (4, [128, 256, 512, 1024])
+    assert cdcgan.channel_widths(28, 64) == (7, [64, 128])
+    assert cdcgan.channel_widths(128, 64)[1][-1] == 512  # no wider than 8 times
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,9 @@ import dcgan
 import demo
 from data import load_dataset
 from generate import Neighbours, draw_grid, noise, sample
-from support.features import classifier_for
 from tests.conftest import CLASSES, command, refusal
 from tests.stand_ins import Payload
+from training.classifier import classifier_for
 
 
 def demo_checkpoint(script: str = "cdcgan") -> dict[str, Any]:

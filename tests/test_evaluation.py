@@ -1,5 +1,7 @@
 """The values that a run shows, where they are known: stand-ins for networks, losses and clocks."""
 
+import support.processes
+
 import argparse
 import csv
 import itertools
@@ -15,7 +17,6 @@ from torch import Tensor, nn
 
 import cdcgan
 import dcgan
-import support.processes
 import training.run
 import vanilla_gan
 import wgan_gp
@@ -228,5 +229,5 @@ def test_means_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert support.processes.average(torch.tensor([1.0, -3.0])).tolist() == [3, -1]
     network = nn.Linear(2, 1)
     network.weight.grad, network.bias.grad = torch.tensor([[5.0, 6.0]]), torch.tensor([7.0])
-    support.processes.average_gradients(network)
+    support.processes.average_gradients(torch.optim.SGD(network.parameters()))
     assert network.weight.grad.tolist() == [[7, 8]] and network.bias.grad.tolist() == [9]

@@ -32,7 +32,8 @@ from support.files import UNFINISHED
 from tests.conftest import CLASSES, TINY, command, refusal
 from tests.stand_ins import classifier_checkpoint
 from training.flags import number
-from training.run import GIF_SIDE, describe
+from training.plots import GIF_SIDE
+from training.start import describe
 
 # Everything random takes part: dropout, noisy labels, mirrored images.
 RANDOM = ["--dropout", "0.2", "--label_noise", "0.1", "--hflip", "--epochs", "4"]

@@ -25,13 +25,10 @@ from data import Dataset, load_dataset
 from support.features import (
     ClassifierFeatures,
     build_inception,
-    classifier_for,
     classifier_path,
     load_classifier,
     load_features,
     load_inception,
-    pack_classifier,
-    train_classifier,
 )
 from support.files import save_tensors
 from tests.conftest import CLASSES, refusal
@@ -45,6 +42,7 @@ from tests.stand_ins import (
     random_inception,
 )
 from tools.damage import inflating
+from training.classifier import classifier_for, pack_classifier, train_classifier
 
 Capture = pytest.CaptureFixture[str]
 KINDS = [(1, 28), (3, 32), (3, 64)]  # channels and size of the images that GANs are shown here

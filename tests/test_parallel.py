@@ -21,6 +21,7 @@ from torch import Tensor, nn
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.command import InputError
+from support.processes import average, first_only, from_first, local_slice, process_group
 
 import cdcgan
 import data
@@ -30,7 +31,6 @@ import vanilla_gan
 import wgan_gp
 from data import Batches
 from support.checkpoints import read_checkpoint
-from support.processes import average, first_only, from_first, process_group, share
 from tests.conftest import ROOT
 from tests.test_experiment import RANDOM, assert_same_run
 
@@ -212,7 +212,7 @@ def test_a_group_of_one_changes_no_bit(plain: Path, flags: list[str], group_of_o
 def test_nothing_happens_without_torchrun() -> None:
     values = torch.arange(6.0)
     with process_group():
-        assert average(values) is values and torch.equal(share(values), torch.arange(6.0))
+        assert average(values) is values and torch.equal(local_slice(values), torch.arange(6.0))
         assert from_first(lambda: 3) == 3
     assert not dist.is_initialized()
 

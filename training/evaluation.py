@@ -1,6 +1,6 @@
 """What a run measures every --eval_every epochs: its averaged generator against the test images.
 
-    evaluation = Evaluation.for_run(...)        # the feature network; the real images' statistics
+    evaluation = Evaluation(network, ...)       # the real images' statistics
     metrics = evaluation(ema, discriminator)    # {"fcd": 0.31, "classifier_score": 8.9, ...}
 
 An evaluation draws its z from random numbers of its own, in eval mode: it changes nothing.
@@ -16,21 +16,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from data import CLASSES, Dataset, labels_as_in, to_float
+from data import Dataset, labels_as_in
 from fid import Gaussian, extract, frechet_distance, load_statistics, save_statistics
 from generate import sample
 from inception_score import inception_score
 from support.device import EVALUATION, seeded
-from support.features import (
-    ClassifierFeatures,
-    InceptionFeatures,
-    classifier_for,
-    load_inception,
-)
+from support.features import ClassifierFeatures, FeatureNetwork
 from support.files import user_cache
+from support.images import to_float
 
 BATCH = 500  # images at a time
 HELD_OUT = 2000  # images of either kind that D is tried on: 1 % of error, a second on a CPU
+LossOfBoth = Callable[[Tensor, Tensor], Tensor]
+LossOfFake = Callable[[Tensor], Tensor]
 
 
 class Evaluation:
@@ -38,11 +36,11 @@ class Evaluation:
 
     def __init__(
         self,
-        network: InceptionFeatures | ClassifierFeatures,
+        network: FeatureNetwork,
         args: argparse.Namespace,
         dataset: Dataset,
-        d_loss: Callable[[Tensor, Tensor], Tensor],
-        g_loss: Callable[[Tensor], Tensor],
+        d_loss: LossOfBoth,
+        g_loss: LossOfFake,
         real_sign: int,
         conditional: bool,
     ) -> None:
@@ -59,41 +57,6 @@ class Evaluation:
         if conditional and (unknown := set(dataset.classes) - set(known)):
             raise InputError(f"the {network.name} does not know {', '.join(sorted(unknown))}")
         self.real = real_statistics(network, dataset.test_images)
-
-    @classmethod
-    def for_run(
-        cls,
-        args: argparse.Namespace,
-        dataset: Dataset,
-        device: torch.device,
-        d_loss: Callable[[Tensor, Tensor], Tensor],
-        g_loss: Callable[[Tensor], Tensor],
-        real_sign: int,
-        conditional: bool,
-    ) -> "Evaluation | None":
-        """The evaluation that a run's flags ask for; None for --features none.
-
-        Where nothing was asked for and nothing fits, it warns and returns None.
-        """
-        if args.features == "none":
-            return None
-        has_classes = dataset.name in CLASSES or len(dataset.classes) > 1
-        try:
-            network: InceptionFeatures | ClassifierFeatures
-            if args.features == "inception" or (args.features is None and not has_classes):
-                network = load_inception(args.inception_path).to(device)
-                if args.features is None:
-                    print(
-                        "no classes for a classifier: evaluation by FID's Inception, slow on a CPU"
-                    )
-            else:
-                network = classifier_for(dataset, args.data_dir, device)
-            return cls(network, args, dataset, d_loss, g_loss, real_sign, conditional)
-        except InputError as error:
-            if args.features is not None:
-                raise
-            say(f"warning: training without evaluation: {error}")
-            return None
 
     @torch.no_grad()
     def __call__(self, generator: nn.Module, discriminator: nn.Module) -> dict[str, float]:
@@ -147,7 +110,7 @@ class Evaluation:
         return metrics
 
 
-def real_statistics(network: InceptionFeatures | ClassifierFeatures, images: Tensor) -> Gaussian:
+def real_statistics(network: FeatureNetwork, images: Tensor) -> Gaussian:
     """The statistics of real images, uint8 (N, C, H, W); computed once and cached.
 
     The cache is the user's; its key is the images' bytes and the network's weights.

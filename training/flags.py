@@ -13,19 +13,22 @@ import json
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data import DATASETS, IMAGE_SIZES
-from support.features import FEATURES
+from data import DATASETS
 from support.files import run_folder
+from support.images import IMAGE_SIZES
 
+FEATURES = ("classifier", "inception")
 SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
 # What a resumed run may change.
 MAY_DIFFER = {"device", "data_dir", "inception_path", "max_steps", "resume"}
 MAY_DIFFER |= {"sample_every", "eval_every"}
+NO_HYPERPARAMETERS = MAY_DIFFER | {"out_dir", "name", "config"}
 
 
 def number(interval: str, kind: type = float) -> Callable[[str], Any]:
@@ -129,6 +132,12 @@ def as_flags(args: dict[str, Any]) -> list[str]:
         elif value is not None:
             flags.append(f"--{name}={value}")
     return flags
+
+
+def as_command(script: str, args: argparse.Namespace) -> str:
+    """Return the command line that trains a run's networks, without where they go."""
+    hyper = {name: value for name, value in vars(args).items() if name not in NO_HYPERPARAMETERS}
+    return shlex.join(["python", f"{script}.py", *as_flags(hyper)])
 
 
 def read_config(path: Path, script: str) -> dict[str, Any]:

@@ -1,21 +1,28 @@
-"""The curves of one run, or of several over each other, from their metrics.csv."""
+"""The pictures of a whole run, and the curves of several runs over each other.
 
-from support.command import InputError
+python -m training.plots runs/ONE runs/OTHER        # losses.png and metrics.png
+"""
 
+from support.command import InputError, exit_on_input_error
+
+import argparse
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
 
+from generate import save_gif
 from support.files import run_folder, writing
-from support.fonts import drawable
+from support.fonts import drawable, font
+from support.images import LARGE_PIXELS, opened
+from training.record import LOG_EVERY
 
-LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
+GIF_FRAMES, GIF_SIDE = 30, 1000  # the most frames of training.gif, and pixels a side of them
 # What the pictures at the end show: title -> column -> label.
 LOSSES = {
     "loss": {"d_loss": "D", "g_loss": "G"},
@@ -71,6 +78,8 @@ def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -
     curve. A panel of whose columns there are none is left out; without panels there is no file, and
     one that an earlier plot left there is removed.
     """
+    from matplotlib.figure import Figure  # here, because it takes a third of a second
+
     names = run_names(list(runs))
     # With its backslash, a dollar sign begins no formula.
     runs = {name.replace("$", r"\$"): rows for name, rows in zip(names, runs.values(), strict=True)}
@@ -111,3 +120,55 @@ def plot(runs: dict[str, Rows], panels: dict[str, dict[str, str]], path: Path) -
             axes.legend(frameon=False, fontsize="small")
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+def draw_results(folder: Path, rows: Rows, warn: Callable[[str], None]) -> None:
+    """Draw losses.png, metrics.png and training.gif of the run in `folder`."""
+    for file, panels in (("losses.png", LOSSES), ("metrics.png", METRICS)):
+        plot({folder.name: rows}, panels, folder / file)
+    drawn = (folder / "samples").glob("epoch_*.png")
+    pictures = sorted((p for p in drawn if p.stem[6:].isdecimal()), key=lambda p: int(p.stem[6:]))
+    few = np.linspace(0, len(pictures) - 1, min(len(pictures), GIF_FRAMES)).round().astype(int)
+    frames = []
+    for i in few:
+        try:
+            frames.append(captioned(pictures[i]))
+        except InputError as error:  # damaged since: no reason to end without the rest
+            warn(f"training.gif lacks a picture: {error}")
+    if frames:
+        save_gif(frames, folder / "training.gif", seconds=0.2, hold=2)
+
+
+def captioned(path: Path) -> Image.Image:
+    """A sample picture, shrunk if it is large, under its epoch, which is in its file's name."""
+    epoch = int(path.stem.split("_")[1])
+    with opened(path, LARGE_PIXELS) as full:
+        picture = full.reduce(math.ceil(max(full.size) / GIF_SIDE))
+    frame = Image.new("RGB", (picture.width, picture.height + 28), "white")
+    frame.paste(picture, (0, 28))
+    ImageDraw.Draw(frame).text((8, 3), f"epoch {epoch}", fill="black", font=font(18))
+    return frame
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        "training.plots",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", help="run folders")
+    parser.add_argument("--save_path", help="a folder (default: that of the only run, or .)")
+    args = parser.parse_args(argv)
+    folders = [Path(run) for run in args.runs]
+    names = run_names([str(folder) for folder in folders])
+    runs: dict[str, Rows] = dict(zip(names, map(read_rows, folders), strict=True))
+    out = Path(args.save_path or (folders[0] if len(folders) == 1 else "."))
+    for file, panels in (("losses.png", LOSSES), ("metrics.png", METRICS)):
+        plot(runs, panels, out / file)
+    print(f"losses.png and, where there were evaluations, metrics.png: {out}")
+
+
+if __name__ == "__main__":
+    with exit_on_input_error():
+        main()

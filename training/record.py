@@ -1,0 +1,157 @@
+"""What a run writes down: metrics.csv, timing.csv and TensorBoard's file."""
+
+from support.command import InputError, say, shown
+
+import csv
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from support.files import writing
+from training.events import EventsFile
+
+LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
+WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
+# TensorBoard's names for what a script logs; whatever is not listed keeps its own.
+TAGS = {
+    "d_loss": "loss/discriminator",
+    "g_loss": "loss/generator",
+    "d_real": "discriminator/D(x)",
+    "d_fake": "discriminator/D(G(z)) before its update",
+    "d_fake_after": "discriminator/D(G(z)) after its update",
+    "d_right_real": "discriminator/share of real it is right about",
+    "d_right_fake": "discriminator/share of generated it is right about",
+    "wasserstein": "critic/Wasserstein estimate",
+    "penalty": "critic/gradient penalty",
+    "fcd": "metrics/FCD",
+    "fid": "metrics/FID",
+    "classifier_score": "metrics/classifier score",
+    "is": "metrics/Inception Score",
+    "class_share": "metrics/share in the class asked for",
+    "d_accuracy_real": "held out/D's accuracy on real",
+    "d_accuracy_fake": "held out/D's accuracy on generated",
+    "test_d_loss": "held out/discriminator loss",
+    "test_g_loss": "held out/generator loss",
+}
+
+
+class Record:
+    """The measurements of a run, as rows of metrics.csv and in TensorBoard's file.
+
+    `rows`: each is the mean of a window of steps. `window`: the values of the steps since the last
+    row, float32 (names,) each, on the device; they are read only when a row is made, so that no
+    step waits for the device.
+    """
+
+    def __init__(self, folder: Path, script: str) -> None:
+        self.folder, self.script = folder, script
+        self.rows: list[dict[str, float]] = []
+        self.names: list[str] = []
+        self.window: list[Tensor] = []
+        self.warned: set[str] = set()
+
+    def open(self, step: int) -> None:
+        """Begin TensorBoard's file; what older files hold from the next step on is hidden."""
+        self.events = EventsFile(self.folder, purge_step=step + 1)
+
+    def add(self, means: Tensor) -> None:
+        """Note the values of a step, (names,)."""
+        self.window.append(means)
+
+    def end_window(self, step: int, epoch: float) -> None:
+        """Turn the window into a row of metrics.csv and points in TensorBoard."""
+        row = self.window_row(step, epoch)
+        self.rows.append(row)
+        self.window = []
+        self.scalars({name: row[name] for name in self.names}, step)
+        recent = [row for row in self.rows if row["step"] > step - WON_STEPS]
+        sure = [min(row.get("d_right_real", 0), row.get("d_right_fake", 0)) > WON for row in recent]
+        if step >= WON_STEPS and all(sure):
+            self.warn(
+                f"D has won: for {WON_STEPS} steps it was right about more than {WON:.1%} of real "
+                "and of generated images, and G learns little from it; try a lower --lr_d, "
+                "--dropout or --label_noise in D, or fewer of its steps"
+            )
+
+    def window_row(self, step: int, epoch: float) -> dict[str, float]:
+        """Return the means over the window, as a row of metrics.csv."""
+        means = self.finite_window(step).double().mean(dim=0).tolist()
+        return {"step": step, "epoch": epoch} | dict(zip(self.names, means, strict=True))
+
+    def finite_window(self, step: int) -> Tensor:
+        """Return the window, float32 (steps, names), on the CPU. InputError if not all finite."""
+        values = torch.stack(self.window).cpu() if self.window else torch.zeros(0, len(self.names))
+        wrong = (~values.isfinite()).nonzero()
+        if len(wrong):
+            at, which = wrong[0].tolist()
+            first = step - len(values) + at + 1
+            self.diverged(f"{self.names[which]} became {values[at, which]:.0f} at step {first:,}")
+        return values
+
+    def diverged(self, what: str) -> None:
+        """Raise InputError that says what is not finite and how to start anew."""
+        kept = f"{self.folder / 'last.pt'} is whole, from before"
+        again = f"{self.script}.py --config {shlex.quote(str(self.folder / 'config.json'))}"
+        raise InputError(
+            f"{what}; {kept}; start anew with smaller steps or in float32: "
+            f"python {again} --lr_g ... --lr_d ... or --precision fp32"
+        )
+
+    def measured(self, metrics: dict[str, float], step: int) -> None:
+        """Add an evaluation to the last row."""
+        self.rows[-1] |= metrics
+        self.scalars(metrics, step)
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.events.add_scalar(TAGS.get(name, name), value, step)
+
+    def image(self, tag: str, picture: Image.Image, step: int) -> None:
+        self.events.add_image(tag, np.asarray(picture), step)
+
+    def hyperparameters(self, values: dict[str, Any]) -> None:
+        """Tell TensorBoard the settings of the run, for its table of runs."""
+        from torch.utils.tensorboard.summary import hparams  # here, for a quick --help
+
+        metrics = [tag for tag in TAGS.values() if tag.startswith("metrics/")]
+        for summary in hparams(values, dict.fromkeys(metrics, 0.0)):
+            self.events.add_summary(summary)
+
+    def timing(self, epoch: int, steps: int, seconds: float, rate: float, step: int) -> None:
+        """Add a line to timing.csv; an epoch that a kill made the run repeat has two."""
+        self.events.add_scalar("speed/images per second", rate, step)
+        path = self.folder / "timing.csv"
+        header = "epoch,steps,seconds,images_per_second\n"
+        with writing(path) as temporary:
+            before = path.read_text() if path.exists() else header
+            temporary.write_text(before + f"{epoch},{steps},{seconds:.3f},{rate:.1f}\n")
+
+    def save(self) -> None:
+        """Write metrics.csv and what TensorBoard's file still holds back."""
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        with writing(self.folder / "metrics.csv") as temporary, temporary.open("w") as file:
+            table = csv.DictWriter(file, columns, lineterminator="\n")
+            table.writeheader()
+            table.writerows(self.rows)
+
+    def summary(self) -> str:
+        """Return the last row, for people."""
+        row = self.rows[-1] if self.rows else {}
+        short = {"d_real": "D(x)", "d_fake": "D(G(z))"}
+        return "  ".join(
+            f"{short.get(name, name)} {shown(row[name], '.3f')}"
+            for name in self.names
+            if name in row and not name.endswith(("_after", "_right_real", "_right_fake"))
+        )
+
+    def warn(self, what: str) -> None:
+        """Print a warning, once for each kind (the text before the colon)."""
+        kind = what.partition(":")[0]
+        if kind not in self.warned:
+            self.warned.add(kind)
+            say(f"warning: {what}")

@@ -1,0 +1,144 @@
+"""The start of a run: its folder, its config.json, and what it prints."""
+
+from support.command import InputError
+from support.processes import processes
+
+import argparse
+import datetime
+import json
+import platform
+import shlex
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data import Dataset
+from support.files import UNFINISHED, locked, writing
+
+LISTED_CLASSES = 20  # that a run prints at its start
+
+
+def new_folder(script: str, args: argparse.Namespace) -> Path:
+    """Make a run's folder. One that is there already is never written into."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = args.name or f"{script}-{args.dataset}-{now}"
+    # Runs that start in one second get a number, unless they were given one name.
+    more = () if args.name else (f"{name}-{number}" for number in range(2, 1000))
+    out, folder = Path(args.out_dir), Path(args.out_dir, name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for free in (name, *more):
+            with suppress(FileExistsError):
+                (out / free).mkdir()  # fails for the second of two runs that start at once
+                return out / free
+    except OSError as error:
+        raise InputError(f"{folder} cannot be made ({error.strerror})") from None
+    hint = "choose another --name"
+    if (folder / "config.json").is_file():
+        locked(folder).close()  # InputError if another process trains in it
+        hint = f"go on with it (--resume {folder}) or {hint}"
+    raise InputError(f"{folder} is there already: {hint}")
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed had begun to write into its run."""
+    for unfinished in folder.rglob(f".*{UNFINISHED}"):
+        with suppress(OSError):
+            unfinished.unlink()
+
+
+def write_config(folder: Path, script: str, args: argparse.Namespace, device: torch.device) -> None:
+    """Write config.json: the arguments, from which --config and --resume start, and versions."""
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = ""
+    not_saved = ("resume", "config")
+    config = {
+        "script": script,
+        "args": {name: v for name, v in vars(args).items() if name not in not_saved},
+        "device": str(device),
+        "processes": processes(),
+        "commit": commit,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+    }
+    with writing(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(config, indent=2) + "\n")
+
+
+def print_summary(
+    dataset: Dataset,
+    steps_per_epoch: int,
+    generator: nn.Module,
+    critic: nn.Module,
+    z: Tensor,
+    labels: Tensor | None,
+) -> None:
+    """Print both networks, layer by layer, and the data."""
+    label = () if labels is None else (labels[:1],)
+    image = torch.zeros(1, *dataset.train_images.shape[1:], device=z.device)
+    print(describe(generator, z[:1], *label))
+    print(describe(critic, image, *label))
+    print(
+        f"{dataset.name}: {len(dataset.train_images):,} training and "
+        f"{len(dataset.test_images):,} test images of {dataset.channels} x {dataset.image_size} x "
+        f"{dataset.image_size}, {len(dataset.classes) or 'no'} classes; "
+        f"{steps_per_epoch:,} steps an epoch"
+    )
+    if dataset.classes:
+        counts = dataset.train_labels.bincount(minlength=len(dataset.classes)).tolist()
+        listed = [f"{name} {n:,}" for name, n in zip(dataset.classes, counts, strict=True)]
+        more = f" and {len(listed) - LISTED_CLASSES:,} more" if len(listed) > LISTED_CLASSES else ""
+        print(f"classes (training images): {', '.join(listed[:LISTED_CLASSES])}{more}")
+
+
+def print_where(folder: Path, device: torch.device, step: int, total_steps: int) -> None:
+    """Print where the run computes and writes, and how to watch it."""
+    stands = f"going on at step {step:,} of {total_steps:,}" if step else "new run"
+    print(f"{stands} on {device}, in {folder}")
+    print(f"to watch it: tensorboard --logdir {shlex.quote(str(folder.parent))}", flush=True)
+    if device.type != "cpu":
+        print(f"on {device.type} a run does not repeat to the bit: only on a CPU")
+
+
+def describe(network: nn.Module, *inputs: Tensor) -> str:
+    """A table of `network`'s layers for an example input: name, kind, output shape, parameters."""
+    rows = []
+    hooks = [
+        module.register_forward_hook(
+            lambda module, _, out, name=name: rows.append(
+                f"  {name:<16}{module._get_name().removeprefix('Parametrized'):<18}"
+                f"{tuple(out.shape)!s:<22}{count_parameters(module):>10,}"
+            )
+        )
+        for name, module in network.named_modules()
+        if name and "parametrizations" not in name and own_layer(module)
+    ]
+    was_training = network.training
+    network.eval()
+    with torch.no_grad():
+        network(*inputs)
+    network.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    title = f"{network._get_name()}: {count_parameters(network):,} parameters"
+    return "\n".join([title, *rows])
+
+
+def own_layer(module: nn.Module) -> bool:
+    """Whether a module is a layer, and not a container of layers."""
+    return all(name == "parametrizations" for name, _ in module.named_children())
+
+
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
