@@ -35,7 +35,13 @@ from data import CLASSES, DATASETS, Dataset, labels_as_in, load_dataset
 from generate import CHUNK, noise, sample
 from support.checkpoints import load_generator
 from support.device import autocast_for, pick_device
-from support.features import FEATURES, ClassifierFeatures, InceptionFeatures, load_features
+from support.features import (
+    FEATURES,
+    ClassifierFeatures,
+    InceptionFeatures,
+    load_features,
+    require_classifier,
+)
 from support.files import assembling, check_npz
 from support.folders import list_images
 from support.images import LARGE_PIXELS, attempt, read_image, refuse

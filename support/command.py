@@ -149,6 +149,46 @@ def report_out_of_memory() -> Iterator[None]:
         raise InputError(f"not enough memory: {advice}") from None
 
 
+# ---- an orderly end ----
+
+
+class OrderlyEnd:
+    """Notes Ctrl-C and SIGTERM, so that a step can finish before the program ends.
+
+    `asked`: whether one of them has come. The second one raises KeyboardInterrupt, if `insist`;
+    of torchrun's processes, Ctrl-C may reach each twice, and torchrun itself ends the slow ones.
+    Only the main thread may handle signals: in another thread nothing is noted.
+    """
+
+    def __init__(self, insist: bool) -> None:
+        self.insist, self.asked = insist, False
+
+    def __enter__(self) -> "OrderlyEnd":
+        main_thread = threading.current_thread() is threading.main_thread()
+        signals = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
+        self.former = {which: signal.signal(which, self.note) for which in signals}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for which, handler in self.former.items():
+            signal.signal(which, handler)
+
+    def note(self, which: int, frame: FrameType | None) -> None:
+        if self.asked and self.insist:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def print(self, text: str) -> None:
+        """Print to standard output. Ctrl-C may have ended its reader as well, as in `| tee log`."""
+        try:
+            print(text, flush=True)
+        except OSError:
+            if not self.asked:
+                raise
+            mute()
+            say(text)
+
+
 # ---- progress bars, warnings and numbers ----
 
 

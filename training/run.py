@@ -20,7 +20,7 @@ What it leaves in runs/<name>/:
 """
 
 import support.processes
-from support.command import InputError, mute, progress, say, shown
+from support.command import InputError, OrderlyEnd, progress, say, shown
 from support.processes import (
     any_process,
     average,
@@ -34,8 +34,6 @@ from support.processes import (
 import argparse
 import math
 import shlex
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +97,7 @@ class Run:
         d_steps = getattr(args, "n_critic", getattr(args, "d_steps", 1))  # to one of G's
         self.images_per_step = d_steps * args.batch_size
         self.step = 0  # generator updates done
-        self.stopping = False
+        self.orderly_end = OrderlyEnd(insist=processes() == 1)
         self.best = math.inf  # the smallest distance so far
         self.evaluation: Evaluation | None = None
         self.conditional = "num_classes" in generator_args
@@ -164,64 +162,48 @@ class Run:
         InputError where a loss or a weight is no longer finite; last.pt then stays as it was.
         """
         last = min(self.args.max_steps or self.total_steps, self.total_steps)
-        # Only the main thread may set handlers: a run in another thread has none.
-        main_thread = threading.current_thread() is threading.main_thread()
-        signals = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
-        handlers = {s: signal.signal(s, self.interrupt) for s in signals}
         try:
-            while self.step < last:
-                began, start, ends, stop = self.step, time.perf_counter(), False, False
-                with self.progress_bar() as bar:
-                    while self.step < last and not (ends or stop):
-                        if rank() > 0:  # random numbers that are not the first's, but repeat
-                            own = seeded(self.args.seed, PROCESSES, rank(), self.step)
-                            torch.manual_seed(own.initial_seed())
-                        yield self.step
-                        self.step += 1
-                        stop = any_process(self.stopping)
-                        ends = self.step % self.steps_per_epoch == 0
-                        if ends or self.step % LOG_EVERY == 0:
-                            self.end_window()
-                            bar.set_postfix_str(self.record.summary(), refresh=False)
-                        bar.update()
-                if ends:
-                    self.end_epoch(self.step - began, time.perf_counter() - start)
-                if any_process(self.stopping):
-                    self.save()
-                    self.print(f"stopped at step {self.step:,}; to go on: {self.resume_command()}")
-                    any_process(True)  # wait: torchrun ends the others as soon as one has ended
-                    raise SystemExit(130)
-            self.save()
-            self.finish()
+            with self.orderly_end:
+                while self.step < last:
+                    began, start, ends, stop = self.step, time.perf_counter(), False, False
+                    with self.progress_bar() as bar:
+                        while self.step < last and not (ends or stop):
+                            self.seed_process()
+                            yield self.step
+                            self.step += 1
+                            stop = any_process(self.orderly_end.asked)
+                            ends = self.step % self.steps_per_epoch == 0
+                            if ends or self.step % LOG_EVERY == 0:
+                                self.end_window()
+                                bar.set_postfix_str(self.record.summary(), refresh=False)
+                            bar.update()
+                    if ends:
+                        self.end_epoch(self.step - began, time.perf_counter() - start)
+                    if any_process(self.orderly_end.asked):
+                        self.stop()
+                self.save()
+                self.finish()
         finally:
-            for which, handler in handlers.items():
-                signal.signal(which, handler)
             self.end()
+
+    def seed_process(self) -> None:
+        """Give the other processes random numbers that are not the first's, but repeat."""
+        if rank() > 0:
+            own = seeded(self.args.seed, PROCESSES, rank(), self.step)
+            torch.manual_seed(own.initial_seed())
+
+    def stop(self) -> None:
+        """Save and end, because of Ctrl-C or SIGTERM."""
+        self.save()
+        command = self.resume_command()
+        self.orderly_end.print(f"stopped at step {self.step:,}; to go on: {command}")
+        any_process(True)  # wait: torchrun ends the others as soon as one has ended
+        raise SystemExit(130)
 
     @first_only
     def end(self) -> None:
         self.record.events.close()
         self.held.close()
-
-    def interrupt(self, which: int, frame: object) -> None:
-        """The signal handler: the first asks for an orderly end, the second ends at once.
-
-        Of torchrun's processes, Ctrl-C may reach each twice: there it is torchrun that ends the
-        slow, after 30 seconds.
-        """
-        if self.stopping and processes() == 1:
-            raise KeyboardInterrupt
-        self.stopping = True
-
-    def print(self, text: str) -> None:
-        """Print to standard output. Ctrl-C may have ended its reader as well, as in `| tee log`."""
-        try:
-            print(text, flush=True)
-        except OSError:
-            if not self.stopping:
-                raise
-            mute()
-            say(text)
 
     def resume_command(self) -> str:
         several = f"torchrun --standalone --nproc_per_node={processes()}"
@@ -286,7 +268,7 @@ class Run:
             self.save()
             raise
         self.save(*(["best.pt"] if better else []), "last.pt")
-        self.print("\n      ".join(lines))
+        self.orderly_end.print("\n      ".join(lines))
 
     def evaluate_with(self, d_loss: LossOfBoth, g_loss: LossOfFake, real_sign: int = 1) -> None:
         """Have every --eval_every epochs measured: with these losses, of clean labels.

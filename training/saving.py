@@ -58,7 +58,7 @@ class Saving:
             save_tensors(content, file)
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Take the state back from `path` and return its progress. InputError if it does not fit."""
+        """Take the state back from `path`; return its progress. InputError if it does not fit."""
         content = read_checkpoint(path)
         if content["script"] != self.script:
             raise InputError(f"{path} is of {content['script']}.py: resume it with that script")
