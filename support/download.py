@@ -23,13 +23,12 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
 from support.files import UNFINISHED, atomic
 
-IDX_SOURCES: dict[str, type[MNIST]] = {"mnist": MNIST, "fashion_mnist": FashionMNIST}
 IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
 # SHA-256 of the uncompressed IDX_FILES: gzip's output differs between the places that offer them.
 IDX_SHA256 = {
@@ -52,6 +51,14 @@ TIMEOUT = 10.0  # seconds a mirror may stay silent
 SLOWEST = 10_000  # bytes a second below which a mirror counts as silent
 LARGEST_IDX = 16 + 60_000 * 28 * 28  # bytes, uncompressed
 LARGEST_BATCH = 1 << 26  # bytes: twice one of CIFAR-10's
+
+
+def published(name: str) -> Any:
+    """Return torchvision's class of a data set, which has its addresses, names and checksums."""
+    from torchvision import datasets  # here, because it takes longer than all of torch
+
+    classes = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
+    return getattr(datasets, classes[name])
 
 
 def download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
@@ -115,7 +122,7 @@ def load_idx(name: str, data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
 
 def _find_idx(name: str, file: str, data_dir: Path) -> bytes | None:
     """The uncompressed bytes of one file from the first folder that has it; None if none has."""
-    folders = [data_dir, data_dir / name, data_dir / IDX_SOURCES[name].__name__ / "raw"]
+    folders = [data_dir, data_dir / name, data_dir / published(name).__name__ / "raw"]
     folders += [SYSTEM_FOLDERS[name]] if name in SYSTEM_FOLDERS else []
     # Both sets use the same file names: in data_dir itself the other's files count as absent.
     foreign = [_digest(other, file) for other in IDX_SHA256 if other != name]
@@ -140,7 +147,7 @@ def _fetch_idx(name: str, folder: Path, missing: Sequence[str]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     tried = []
-    for mirror in IDX_SOURCES[name].mirrors:
+    for mirror in published(name).mirrors:
         try:
             for file in missing:
                 path = folder / f"{file}.gz"
@@ -234,19 +241,22 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def load_cifar10(data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
     """Training images (N, 3, 32, 32) and labels (N,), then those of the test set."""
-    base = CIFAR10.base_folder
+    cifar10 = published("cifar10")
+    base = cifar10.base_folder
     for folder in (data_dir / base, data_dir / "cifar10" / base, data_dir):
-        if (folder / CIFAR10.train_list[0][0]).exists():
+        if (folder / cifar10.train_list[0][0]).exists():
             break
     else:
         folder = data_dir / base
         if folder.exists():  # before a download that would have nowhere to go
-            raise InputError(f"{folder} lacks {CIFAR10.train_list[0][0]}: delete it or replace it")
-        if not (fetch or (data_dir / CIFAR10.filename).is_file()):
+            raise InputError(
+                f"{folder} lacks {published('cifar10').train_list[0][0]}: delete it or replace it"
+            )
+        if not (fetch or (data_dir / cifar10.filename).is_file()):
             raise InputError(f"cifar10 is not in {data_dir}")
         _fetch_cifar10(folder)
     arrays = []
-    for listing in (CIFAR10.train_list, CIFAR10.test_list):
+    for listing in (cifar10.train_list, cifar10.test_list):
         images, labels = zip(*(_read_batch(folder / f, md5) for f, md5 in listing), strict=True)
         arrays += [np.concatenate(images), np.concatenate(labels)]
     return arrays
@@ -281,31 +291,33 @@ def _md5(path: Path) -> str:
 def _fetch_cifar10(folder: Path) -> None:
     """Make `folder` out of the archive: the one that lies beside it, or a download."""
 
+    cifar10 = published("cifar10")
+
     def verify(path: Path) -> None:
-        if _md5(path) != CIFAR10.tgz_md5:
+        if _md5(path) != cifar10.tgz_md5:
             raise InputError(f"{path} is corrupt or cut short: delete it or replace it")
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=folder.parent, prefix=".cifar10-", suffix=UNFINISHED
     ) as temporary:
-        archive = folder.parent / CIFAR10.filename
+        archive = folder.parent / cifar10.filename
         if archive.is_file():
             verify(archive)
         else:
-            archive = Path(temporary) / CIFAR10.filename
+            archive = Path(temporary) / cifar10.filename
             try:
-                download(CIFAR10.url, archive, verify)
+                download(cifar10.url, archive, verify)
             except (OSError, http.client.HTTPException, InputError) as error:
                 raise InputError(
-                    f"cifar10 is not in {folder.parent} and cannot be fetched: tried {CIFAR10.url} "
-                    f"({error}); put {CIFAR10.filename} or its folder {folder.name} there"
+                    f"cifar10 is not in {folder.parent} and cannot be fetched: tried {published('cifar10').url} "
+                    f"({error}); put {published('cifar10').filename} or its folder {folder.name} there"
                 ) from error
         unpacked = Path(temporary) / folder.name
         unpacked.mkdir()
         try:
             with tarfile.open(archive) as tar:
-                for file, _ in CIFAR10.train_list + CIFAR10.test_list:  # these, no other path
+                for file, _ in cifar10.train_list + cifar10.test_list:  # these, no other path
                     entry = tar.getmember(f"{folder.name}/{file}")
                     member = tar.extractfile(entry) if entry.isreg() else None
                     if member is None or entry.size > LARGEST_BATCH:

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from support.files import is_name
-from support.images import refuse
+from support.images import image_suffixes, refuse
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # left in folders by Windows and macOS
 # Names of splits, in any case; also with a suffix: Training_Set, val2017.
@@ -171,7 +170,7 @@ def _walk(
     for entry in entries_of(folder, root):
         if entry.is_dir():
             yield from _walk(Path(entry.path), root, problems, seen)
-        elif entry.is_file() and Path(entry.name).suffix.lower() in Image.registered_extensions():
+        elif entry.is_file() and Path(entry.name).suffix.lower() in image_suffixes():
             yield Path(entry.path)
         else:
             problems.append(f"{entry.path} is not an image: remove it or move it elsewhere")

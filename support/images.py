@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,12 +20,22 @@ MOST_PIXELS = 1 << 26  # of an image: a file of a few KB may claim to be gigabyt
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns up to twice this: opened() refuses
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 LARGE_PIXELS, large_image_lock = 1 << 24, threading.Lock()  # larger ones: one at a time
-# All formats that Pillow reads by itself. It gives EPS, which is a program, to Ghostscript.
-Image.preinit()  # the common formats, which are then tried first
-Image.init()
-FORMATS = [name for name in Image.ID if name != "EPS"]
 LISTED = 10  # faulty files that an error names
 T = TypeVar("T")
+
+
+@cache
+def readable_formats() -> list[str]:
+    """Return all formats that Pillow reads by itself; EPS, a program, it gives to Ghostscript."""
+    Image.preinit()  # the common formats, which are then tried first
+    Image.init()
+    return [name for name in Image.ID if name != "EPS"]
+
+
+def image_suffixes() -> dict[str, str]:
+    """Return the suffixes of image files, in lower case, and their formats."""
+    readable_formats()
+    return Image.EXTENSION
 
 
 @contextmanager
@@ -35,7 +46,7 @@ def opened(path: Path, most: int = MOST_PIXELS) -> Iterator[Image.Image]:
     than `most` pixels.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=readable_formats()) as image:
             if image.width * image.height > most:
                 size = f"{image.width} x {image.height} pixels, more than {most:,}"
                 raise InputError(f"{path} is too large ({size}): shrink it or remove it")
