@@ -310,8 +310,8 @@ def _fetch_cifar10(folder: Path) -> None:
                 download(cifar10.url, archive, verify)
             except (OSError, http.client.HTTPException, InputError) as error:
                 raise InputError(
-                    f"cifar10 is not in {folder.parent} and cannot be fetched: tried {published('cifar10').url} "
-                    f"({error}); put {published('cifar10').filename} or its folder {folder.name} there"
+                    f"cifar10 is not in {folder.parent} and cannot be fetched: tried {cifar10.url} "
+                    f"({error}); put {cifar10.filename} or its folder {folder.name} there"
                 ) from error
         unpacked = Path(temporary) / folder.name
         unpacked.mkdir()
