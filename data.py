@@ -24,20 +24,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from support.device import SHUFFLES, seeded
-from support.download import load_cifar10, load_idx
+from support.download import CLASSES, load_cifar10, load_idx
 from support.files import remove_abandoned, user_cache
 from support.folders import hold_out_tenth, list_splits
 from support.image_cache import decoded
 from support.images import IMAGE_SIZES, to_float
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
-CLASSES = {
-    "mnist": tuple("0123456789"),
-    "fashion_mnist": tuple(
-        "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
-    ),
-    "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
-}
 KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
 
 

@@ -31,10 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data import CLASSES, DATASETS, Dataset, labels_as_in, load_dataset
+from data import DATASETS, Dataset, labels_as_in, load_dataset
 from generate import CHUNK, noise, sample
 from support.checkpoints import load_generator
 from support.device import autocast_for, pick_device
+from support.download import CLASSES
 from support.features import (
     FEATURES,
     ClassifierFeatures,

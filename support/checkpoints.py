@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from data import CLASSES
+from support.download import CLASSES
 from support.files import is_name, load_tensors
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")

@@ -29,6 +29,13 @@ import numpy as np
 
 from support.files import UNFINISHED, atomic
 
+CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashion_mnist": tuple(
+        "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot".split(",")
+    ),
+    "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+}
 IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
 # SHA-256 of the uncompressed IDX_FILES: gzip's output differs between the places that offer them.
 IDX_SHA256 = {

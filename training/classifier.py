@@ -14,8 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from data import CLASSES, Batches, Dataset, load_dataset
+from data import Batches, Dataset, load_dataset
 from support.device import autocast_for, pick_device
+from support.download import CLASSES
 from support.features import (
     PRETRAINED,
     Classifier,
