@@ -1,8 +1,8 @@
-"""How long a 4 x 4 grid takes from demo.py over HTTP, with several clients at once.
+"""Measure how long a 4 x 4 grid takes from demo.py over HTTP, with several clients at once.
 
     python benchmarks/demo_latency.py                     # the pretrained generator, 8 clients
 
-Every client, over one connection, asks again as soon as it has its answer, for another seed.
+Each client has one connection. It asks for another seed as soon as it has its answer.
 """
 
 import argparse
@@ -18,10 +18,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--load_path", help="a checkpoint (default: demo.py's own)")
-    parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--requests", type=int, default=50, help="of each client")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--load_path", help="a checkpoint (default: the one of demo.py)")
+    parser.add_argument("--clients", type=int, default=8, help="at the same time (default: 8)")
+    parser.add_argument("--requests", type=int, default=50, help="per client (default: 50)")
     args = parser.parse_args()
     load = ["--load_path", args.load_path] if args.load_path else []
     argv = [sys.executable, "-u", str(ROOT / "demo.py"), "--port", "0", *load]

@@ -1,12 +1,12 @@
-"""How fast fid.py is, and what bfloat16 costs, against pytorch-fid and scipy.
+"""Compare fid.py with pytorch-fid and scipy: speed, and what bfloat16 changes.
 
     python benchmarks/metrics.py                  # about 4 minutes on two cores
     python benchmarks/metrics.py --rounds 5 --images 200
 
-In turns, in one process, with the same random weights, images and number of threads. pytorch-fid's
-network is used as its own command does: float images in [0, 1], 50 at a time. Nobody needs the
-published weights for this: how fast a network is does not depend on them. What bfloat16 does to the
-digits does, so that is also shown for the committed classifier of Fashion-MNIST.
+The contenders take turns in one process, with the same random weights, images and number of
+threads. pytorch-fid's network gets float images in [0, 1], 50 at a time, as in its own command. The
+speed of a network does not depend on its weights, so the published weights are not needed. The
+rounding error of bfloat16 depends on them, so it is also shown for Fashion-MNIST's classifier.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from support.command import InputError, shown
 
 from data import load_dataset
 from fid import Gaussian, Statistics, extract, frechet_distance
-from support.features import load_features
-from tests.stand_ins import counters, inception_state, random_inception
+from support.features import InceptionFeatures, load_features
+from tools.samples import inception_weights
 
 Contenders = dict[str, Callable[[], object]]
 
 
 def turns(contenders: Contenders, rounds: int) -> dict[str, list[float]]:
-    """Seconds that each contender took in each round, in which all have their turn."""
+    """Return the seconds of each contender in each round, in which each has one turn."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds + 1):  # the first warms up
+    for number in range(rounds + 1):  # the first round warms up
         for name, contender in contenders.items():
             start = time.perf_counter()
             contender()
@@ -46,7 +46,7 @@ def turns(contenders: Contenders, rounds: int) -> dict[str, list[float]]:
 
 
 def report(seconds: dict[str, list[float]], images: int | None = None) -> None:
-    """A line a contender: its median, and how many times as fast as the first it is."""
+    """Print one line per contender: its median, and its speed relative to the first contender."""
     first = next(iter(seconds))
     for name, values in seconds.items():
         median = statistics.median(values)
@@ -61,11 +61,10 @@ def report(seconds: dict[str, list[float]], images: int | None = None) -> None:
 
 
 def pytorch_fid_features(images: Tensor) -> Callable[[], np.ndarray]:
-    """pytorch-fid's network and loop, on the random weights."""
+    """Return pytorch-fid's network and loop, with the random weights."""
     from pytorch_fid import inception as theirs
 
-    state = inception_state()
-    theirs.load_state_dict_from_url = lambda *args, **kwargs: {**state, **counters(state)}
+    theirs.load_state_dict_from_url = lambda *args, **kwargs: inception_weights()
     network = theirs.InceptionV3([theirs.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
 
     def run() -> np.ndarray:
@@ -80,7 +79,7 @@ def pytorch_fid_features(images: Tensor) -> Callable[[], np.ndarray]:
 
 
 def compare_features(images: Tensor, rounds: int) -> None:
-    network = random_inception()
+    network = InceptionFeatures(inception_weights())
     contenders: Contenders = {
         "pytorch-fid": pytorch_fid_features(images),
         "fid.py, float32": lambda: extract(images.split(100), network, "fp32"),
@@ -91,14 +90,14 @@ def compare_features(images: Tensor, rounds: int) -> None:
 
 
 def by_scipy(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
-    """The distance as pytorch-fid computes it."""
+    """Return the distance as pytorch-fid computes it."""
     root = sqrtm(cov1.dot(cov2))
     shift = mean1 - mean2
     return float(shift.dot(shift) + np.trace(cov1) + np.trace(cov2) - 2 * np.trace(root).real)
 
 
 def compare_distances(n: int, rounds: int) -> None:
-    """n features of 2048 numbers a side; if n > 2048, from covariances of full rank."""
+    """Compare on n features (n, 2048) per side; if n > 2048, from covariances of full rank."""
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(2048, 2048, generator=generator).double() / 2048**0.5
     sets = [torch.randn(n, 2048, generator=generator).double() @ mix + i for i in range(2)]
@@ -124,14 +123,14 @@ def compare_distances(n: int, rounds: int) -> None:
         found["ours"] = frechet_distance(*pair)
 
     start = "the covariances" if n > 2048 else "the features"
-    print(f"\nthe distance from {start} of {n} samples a side, {rounds} rounds")
+    print(f"\nthe distance from {start} of {n} samples per side, {rounds} rounds")
     report(turns({"scipy's sqrtm": theirs, "fid.py": ours}, rounds))
     print(f"{found['theirs']:.8f} and {found['ours']:.8f}", flush=True)
 
 
 def digits(title: str, network: Any, real: Tensor, fakes: dict[str, Tensor]) -> None:
-    """The distance of each set of `fakes` from `real`, both through either precision."""
-    print(f"\n{title}, {len(real):,} images a side")
+    """Print the distance of each set of `fakes` from `real`, in each precision."""
+    print(f"\n{title}, {len(real):,} images per side")
     for name, fake in fakes.items():
         values = []
         for precision in ("fp32", "bf16"):
@@ -144,7 +143,7 @@ def digits(title: str, network: Any, real: Tensor, fakes: dict[str, Tensor]) -> 
 
 
 def worsened(images: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """What a bad generator may draw: noisy, blurred."""
+    """Return images as a bad generator draws them: noisy, blurred."""
     generator = torch.Generator().manual_seed(seed)
     floats = images.float()
     noise = 25 * torch.randn(images.shape, generator=generator)
@@ -157,8 +156,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each")
-    parser.add_argument("--images", type=int, default=100, help="through Inception in a turn")
+    parser.add_argument("--rounds", type=int, default=3, help="turns per contender (default: 3)")
+    parser.add_argument(
+        "--images", type=int, default=100, help="through Inception per turn (default: 100)"
+    )
     args = parser.parse_args()
     dataset = load_dataset("fashion_mnist")
     number = args.images
@@ -168,7 +169,7 @@ def main() -> None:
     compare_distances(1000, args.rounds)
     real, other = dataset.test_images[:number], dataset.train_images[:number]
     fakes = {"training images": other, **worsened(other)}
-    digits("Inception with random weights", random_inception(), real, fakes)
+    digits("Inception with random weights", InceptionFeatures(inception_weights()), real, fakes)
     try:
         network = load_features("classifier", "fashion_mnist")
     except InputError as error:

@@ -1,15 +1,15 @@
-"""How fast cdcgan.py trains, against the plain way to write the same training.
+"""Measure how fast cdcgan.py trains, compared with the plain way to write the same training.
 
     python benchmarks/speed.py                  # Fashion-MNIST, the script's defaults
     python benchmarks/speed.py --rounds 10 -- --ngf 32 --ndf 32
 
-Both train the same networks on the same images, in turns, in one process, data included. Plain is
-what a first GAN script does: a data set that turns every image into a PIL image and transforms it,
-a DataLoader, float32, torch's default memory layout, an unfused Adam, D's weights not frozen in
-G's step. Whatever follows `--` is for cdcgan.py.
+Both train the same networks on the same images, in turns, in one process, data included. The plain
+way is a common first GAN script: one PIL image and its transforms at a time, a DataLoader, float32,
+torch's default memory layout, an unfused Adam, D's weights not frozen in G's step. The flags after
+`--` are for cdcgan.py.
 
-The rate at which it computes is held against two others: a large matrix product's, and the one that
-it would have if a step took no longer than torch's own products and convolutions do in it.
+The operations per second are compared with those of a large matrix product. The last line says how
+many they would be if a step consisted only of torch's own products and convolutions.
 """
 
 import argparse
@@ -35,7 +35,7 @@ import cdcgan
 from data import load_dataset
 from support.device import autocast_for
 
-# The operators whose own time, without what they call, is that of products and convolutions.
+# The operators of products and convolutions; their time without the operators that they call.
 KERNELS = {
     "aten::mm",
     "aten::addmm",
@@ -46,7 +46,7 @@ KERNELS = {
 
 
 class PlainDataset(Dataset[tuple[Tensor, int]]):
-    """As torchvision's MNIST class and its like: one PIL image and its transforms at a time."""
+    """Load one PIL image and transform it at a time, as the MNIST class of torchvision does."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -66,7 +66,7 @@ class PlainDataset(Dataset[tuple[Tensor, int]]):
 
 
 def plain_steps(args: argparse.Namespace, workers: int) -> Iterator[None]:
-    """Endless training as a first script does it, one step at a time."""
+    """Train without end in the plain way, and yield after every step."""
     data = load_dataset(args.dataset, args.data_dir, args.image_size, args.classes)
     loader = DataLoader(
         PlainDataset(data.train_images, data.train_labels),
@@ -82,7 +82,7 @@ def plain_steps(args: argparse.Namespace, workers: int) -> Iterator[None]:
     }
     generator = cdcgan.Generator(args.z_dim, args.ngf, **image_args)
     discriminator = cdcgan.Discriminator(args.ndf, **image_args, norm=args.norm, dropout=0.0)
-    # The script's G hands its layers channels_last; torch's own layout is what a first script has.
+    # Undo the script's channels_last layout, because the plain way has torch's default layout.
     generator.layers.register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
     for network in (generator, discriminator):
         cdcgan.init_weights(network)
@@ -105,11 +105,12 @@ def plain_steps(args: argparse.Namespace, workers: int) -> Iterator[None]:
 
 
 def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
+    """Train with cdcgan.py's flags `argv` in turns with the plain way, and print both speeds."""
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
     flops = 0
 
     class AlternatingRun(cdcgan.Run):
-        """A run whose steps give way to the plain ones, in turns."""
+        """A run whose steps alternate with plain steps."""
 
         def steps(self) -> Iterator[int]:
             nonlocal flops
@@ -118,7 +119,7 @@ def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
             with FlopCounterMode(display=False) as counter:
                 yield number
             flops = counter.get_total_flops()
-            for turn in range(rounds + 1):  # the first warms up
+            for turn in range(rounds + 1):  # the first turn warms up
                 start = time.perf_counter()
                 for _ in range(steps):
                     number += 1
@@ -139,15 +140,15 @@ def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
             ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "plain"))
             ratios = [b / a for a, b in zip(seconds["ours"], seconds["plain"], strict=True)]
             batch = self.args.batch_size
-            print(f"ours   {batch / ours:7,.0f} images/s  {1000 * ours:6.1f} ms a step")
-            print(f"plain  {batch / theirs:7,.0f} images/s  {1000 * theirs:6.1f} ms a step")
+            print(f"ours   {batch / ours:7,.0f} images/s  {1000 * ours:6.1f} ms per step")
+            print(f"plain  {batch / theirs:7,.0f} images/s  {1000 * theirs:6.1f} ms per step")
             print(
                 f"ours is {statistics.median(ratios):.2f} times as fast "
                 f"({min(ratios):.2f} to {max(ratios):.2f} over {rounds} rounds of {steps} steps)"
             )
             rate, peak = flops / ours / 1e9, matmul_rate(self.autocast_dtype())
             print(
-                f"ours: {flops / 1e9:.1f} GFLOP a step in products and convolutions, "
+                f"ours: {flops / 1e9:.1f} GFLOP per step in products and convolutions, "
                 f"{rate:.0f} GFLOP/s: {100 * rate / peak:.0f} % of what a 4096 x 4096 product does"
             )
             print(
@@ -166,9 +167,9 @@ def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """GFLOP/s of a 4096 x 4096 matrix product: the most that this machine does of the kind.
+    """Return the GFLOP/s of a 4096 x 4096 matrix product.
 
-    Into memory that is there: new pages for the result would take a third of the time.
+    The result is written to existing memory, because new pages would take a third of the time.
     """
     a = torch.randn(4096, 4096).to(dtype)
     result = a @ a
@@ -184,9 +185,9 @@ def main() -> None:
     own: Any = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    own.add_argument("--rounds", type=int, default=5, help="turns of each")
-    own.add_argument("--steps", type=int, default=30, help="steps a turn")
-    own.add_argument("--workers", type=int, default=0, help="of the plain DataLoader (its default)")
+    own.add_argument("--rounds", type=int, default=5, help="turns of each way (default: 5)")
+    own.add_argument("--steps", type=int, default=30, help="steps per turn (default: 30)")
+    own.add_argument("--workers", type=int, default=0, help="of the plain DataLoader (default: 0)")
     own.add_argument("argv", nargs="*", help="flags of cdcgan.py, after --")
     args = own.parse_args()
     measure(args.rounds, args.steps, args.workers, args.argv)

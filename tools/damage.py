@@ -1,8 +1,9 @@
-"""Ways to damage a file, each a function of random numbers: for corrupt_inputs.py."""
+"""Damage a file in random ways that fit its kind. corrupt_inputs.py uses this module."""
 
 import gzip
 import io
 import json
+import os
 import random
 import shutil
 import zipfile
@@ -16,44 +17,52 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests.stand_ins import Payload
-
 BOMB, CHUNK = (1 << 30) + (1 << 27), bytes(1 << 24)  # bytes that a few KB inflate to
+
+
+class Payload:
+    """An object whose unpickling creates the folder `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
 
 
 @dataclass
 class Case:
-    """An input in `folder`, of the valid ones in `good`; damaged if `harm`, in ways of `rng`."""
+    """One case: a folder with copies of inputs in `good`. If `harm`, `rng` chooses the damage."""
 
     folder: Path
     good: Path
     rng: random.Random
     harm: bool = True
-    did: list[str] = field(default_factory=list)
-    obeys_modes: bool = False
-    forged: bool = False  # the checksums of the data sets are those of the damaged files
+    did: list[str] = field(default_factory=list)  # the damage, in words
+    obeys_modes: bool = False  # even if root runs the case
 
     def take(self, name: str, to: str | None = None) -> Path:
-        """A copy of a valid input, with its times: a folder's cache goes by them."""
+        """Copy a valid input into the case's folder; return the path of the copy."""
         path = self.folder / (to or name)
         path.parent.mkdir(parents=True, exist_ok=True)
         source = self.good / name
-        shutil.copytree(source, path) if source.is_dir() else shutil.copy2(source, path)
+        shutil.copytree(source, path) if source.is_dir() else shutil.copy(source, path)
         return path
 
     def one_of(self, folder: Path, pattern: str) -> Path:
+        """Choose one of the files below `folder` whose names match."""
         return self.rng.choice(sorted(path for path in folder.rglob(pattern) if path.is_file()))
 
 
 def spoil(case: Case, path: Path) -> None:
-    """Damage a file: its bytes, or what they mean, in a way that fits its kind."""
+    """Damage a file: its bytes, or the content that they encode."""
     if not case.harm:
         return
     by_kind: dict[str, list[Callable[[Case, Path], str]]] = {
         ".pt": [torch_tree, torch_tree, torch_payload, zip_member, archive_bomb],
         ".npz": [npz_array, npz_array, npz_payload, npz_header, zip_member, archive_bomb],
         ".json": [json_tree, json_tree],
-        ".png": [png_header, picture_bomb],
+        ".png": [png_header, image_bomb],
         ".gz": [inner_bytes, gzip_bomb],
         ".csv": [csv_field, csv_field],
     }
@@ -89,7 +98,7 @@ def changed(rng: random.Random, content: bytes) -> tuple[bytes, str]:
 
 
 def tree_damage(rng: random.Random, tree: Any, junk: list[Any]) -> str:
-    """Replace, rename or drop one entry, at any depth, of what dicts and lists are made of."""
+    """Replace, rename or drop one entry of nested dicts and lists, at any depth."""
     where = ""
     while True:
         keys = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
@@ -127,7 +136,7 @@ TENSOR_JUNK = [
     of_tensor(lambda x: x.to(torch.bool)),
     of_tensor(lambda x: x.flatten()[:0]),
     of_tensor(lambda x: x.unsqueeze(0)),
-    of_tensor(lambda x: torch.zeros(1).expand(1 << 16, 1 << 16)),  # 16 GB said, 4 bytes there
+    of_tensor(lambda x: torch.zeros(1).expand(1 << 16, 1 << 16)),  # claims 16 GB, holds 4 bytes
     of_tensor(lambda x: x.flatten()[:1].expand(x.numel()).view(x.shape)),
     of_tensor(lambda x: torch.empty(x.shape, device="meta")),
     of_tensor(lambda x: torch.ones(3, 3).to_sparse()),
@@ -154,7 +163,7 @@ def torch_payload(case: Case, path: Path) -> str:
 
 
 def zip_member(case: Case, path: Path) -> str:
-    """Damage one member of an archive, whose checksum then is right again."""
+    """Damage one member of an archive; the archive's own checksums are right."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = case.rng.choice([name for name in members if name.endswith(".pkl")] + list(members))
@@ -200,7 +209,7 @@ def npz_payload(case: Case, path: Path) -> str:
 
 
 def npz_header(case: Case, path: Path) -> str:
-    """An array that says it is larger than what follows."""
+    """Write arrays whose headers claim more than follows."""
     shape = case.rng.choice([(1 << 40,), (1 << 20, 1 << 10, 3), (0, 1 << 62), (-1, 3), (1 << 63,)])
     names = zipfile.ZipFile(path).namelist()
     with zipfile.ZipFile(path, "w") as archive:
@@ -229,7 +238,7 @@ def csv_field(case: Case, path: Path) -> str:
 
 
 def png_header(case: Case, path: Path) -> str:
-    """Another size, depth or colour type, with the checksum that goes with it."""
+    """Change the size, depth or colour type, and make the checksum right."""
     content = bytearray(path.read_bytes())
     size = case.rng.choice([0, 1, 1000, 30_000, 65_535, (1 << 31) - 1])
     content[16:20] = size.to_bytes(4, "big")
@@ -242,8 +251,8 @@ def png_header(case: Case, path: Path) -> str:
     return f"header {size}"
 
 
-def picture_bomb(case: Case, path: Path) -> str:
-    """Two beside it, too: threads decode them at the same time."""
+def image_bomb(case: Case, path: Path) -> str:
+    """Replace the image and two beside it, because threads decode them at the same time."""
     bomb = case.one_of(case.good / "bombs", "*.bomb")
     for other in (path, *sorted(path.parent.glob("*.png"))[:2]):
         shutil.copy(bomb, other)
@@ -262,7 +271,7 @@ def gzip_bomb(case: Case, path: Path) -> str:
 
 
 def inflating(path: Path, members: dict[str, bytes], bomb: str, head: bytes = b"") -> None:
-    """An archive of `members` and one more, called `bomb`, of `head` and BOMB zeros."""
+    """Write an archive of `members` and one more member `bomb`: `head` and BOMB zeros."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -280,7 +289,7 @@ def npy_header(shape: tuple[int, ...], kind: str) -> bytes:
 
 
 def make_bombs(folder: Path) -> None:
-    """A few KB that inflate to gigabytes, and pictures as large as data.py lets through."""
+    """Make files of a few KB that inflate to gigabytes, and the largest images that are allowed."""
     folder.mkdir()
     (folder / "gz").write_bytes(gzip.compress(CHUNK) * (BOMB // len(CHUNK)))
     Image.new("RGBA", (8100, 8100)).save(folder / "clear.bomb", "PNG")

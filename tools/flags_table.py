@@ -1,6 +1,6 @@
-"""The tables of all flags in docs/reference.md, from the scripts' own parsers.
+"""Write the tables of all flags, from the commands' own parsers, into docs/reference.md.
 
-python tools/flags_table.py          # writes them between the marks in docs/reference.md
+python tools/flags_table.py
 """
 
 import argparse
@@ -14,18 +14,18 @@ from unittest.mock import patch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 TRAINING = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
-OTHERS = ("generate", "demo", "fid", "inception_score", "features", "experiment")
+OTHERS = ("generate", "demo", "fid", "inception_score", "support.features", "training.run")
 BEGIN, END = "<!-- flags: made by tools/flags_table.py -->\n", "<!-- end of flags -->"
 
 
 class Built(Exception):
-    """Raised instead of parsing, when a parser is complete."""
+    """Is raised instead of parsing, when a parser is complete."""
 
 
-def actions(script: str) -> dict[str, argparse.Action]:
-    """The flags and arguments of a script by name, as its parser has them.
+def actions(module: str) -> dict[str, argparse.Action]:
+    """Return the flags and arguments in a command's parser, by name.
 
-    Those of a command within it come after its name: `plot --save_path`.
+    A flag of a subcommand comes after the subcommand's name: `plot --save_path`.
     """
     found: list[argparse.ArgumentParser] = []
 
@@ -34,7 +34,7 @@ def actions(script: str) -> dict[str, argparse.Action]:
         raise Built
 
     with patch.object(argparse.ArgumentParser, "parse_args", stop), contextlib.suppress(Built):
-        importlib.import_module(script).main([])
+        importlib.import_module(module).main([])
     parsers, named = {"": found[0]}, {}
     for action in found[0]._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -67,7 +67,7 @@ def tables() -> str:
     for name in names:
         having = [flags[script].get(name) for script in TRAINING]
         cells = ["-" if action is None else default(action) for action in having]
-        # Each names its source in --help; here, scripts that mean the same say it once.
+        # Without the sources, scripts that mean the same have the same text.
         said = dict.fromkeys(
             re.sub(r" \([^)]*\d{4}[^)]*\)| \((Alg|Fig|Sec|DCGAN)[^)]*\)", "", meaning(a))
             for a in having
@@ -75,13 +75,17 @@ def tables() -> str:
         )
         lines.append(f"| `{name}` | {' | '.join(cells)} | {' / '.join(said)} |")
     for script in OTHERS:
-        lines += ["", f"**{script}.py**", "", "| flag | default | what |", "|---|---|---|"]
+        command = f"python -m {script}" if "." in script else f"{script}.py"
+        lines += ["", f"**{command}**", "", "| flag | default | what |", "|---|---|---|"]
         for name, action in actions(script).items():
             lines.append(f"| `{name}` | {default(action)} | {meaning(action)} |")
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     page = ROOT / "docs/reference.md"
     before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)

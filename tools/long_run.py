@@ -1,10 +1,10 @@
-"""Does a run grow? Memory, open files and the time of a step, early and late in 2,000 steps.
+"""Measure whether a run grows: memory, open files and the time per step, over 2,000 steps.
 
     python tools/long_run.py --steps 2000               # half a minute
     python tools/long_run.py --steps 2000 --script wgan_gp
 
-The networks are tiny and an epoch is 50 steps, so that epochs, too, have their share: 40 pictures,
-checkpoints, evaluations. Where an old process is measured, what it freed before counts as its own.
+The networks are tiny and an epoch has about 50 steps, because epochs must also be tested: they
+write sample images and checkpoints, and evaluate.
 """
 
 import argparse
@@ -12,25 +12,22 @@ import importlib
 import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-import pytest
-import torch
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import support.features
-from tests.conftest import TINY, make_pictures
+from tools.same_training import make_images
+from tools.samples import EVALUATED, TINY, scratch
 
 
 @dataclass
 class Growth:
-    """What a run took: after each quarter of its steps, and in each step."""
+    """What a run used: after each quarter of its steps, and in each step."""
 
     memory: list[float] = field(default_factory=list)  # MB, resident
     handles: list[int] = field(default_factory=list)
@@ -38,13 +35,13 @@ class Growth:
 
 
 def resident() -> float:
-    """MB of memory that this process has now (of Linux; its peak would hide what comes later)."""
+    """Return the MB of memory that this process has now, on Linux. A peak would hide growth."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def measure(script: ModuleType, argv: Sequence[str], steps: int) -> Growth:
-    """Train `steps` steps with the flags `argv`, and look at it from outside."""
+    """Train `steps` steps with the flags `argv`; return what the run used."""
     growth = Growth()
 
     class Watched(script.Run):  # type: ignore[misc, name-defined]
@@ -57,34 +54,31 @@ def measure(script: ModuleType, argv: Sequence[str], steps: int) -> Growth:
                     growth.memory.append(resident())
                     growth.handles.append(len(os.listdir("/proc/self/fd")))
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(script, "Run", Watched)
+    with patch.object(script, "Run", Watched):
         script.main([*argv, "--max_steps", str(steps)])
     return growth
 
 
-def long_flags(pictures: Path, out: Path) -> list[str]:
-    """Of a run of tiny networks with 52 steps of two images an epoch."""
-    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
-    measured = ["--features", "classifier", "--eval_samples", "30", "--epochs", "1000000"]
-    run = ["--out_dir", str(out), "--device", "cpu"]
-    return [*data, *TINY, "--batch_size", "2", *measured, *run]
+def long_flags(images: Path, out: Path) -> list[str]:
+    """Return the flags of a run of tiny networks, two images per step, about 50 steps per epoch."""
+    data = ["--dataset", "folder", "--data_dir", str(images), "--image_size", "28"]
+    run = ["--batch_size", "2", "--epochs", "1000000", "--out_dir", str(out)]
+    return [*data, *TINY, *EVALUATED, *run]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--script", default="cdcgan")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=2000, help="how many (default: 2000)")
+    parser.add_argument("--script", default="cdcgan", help="which one trains (default: cdcgan)")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    support.features.LEAST_STEPS = 10  # the folder's classifier need not be good
     script: Any = importlib.import_module(args.script)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = str(Path(folder) / "cache")
-        pictures = make_pictures(Path(folder) / "pictures")
-        growth = measure(script, long_flags(pictures, Path(folder)), args.steps)
+    with scratch() as folder:
+        make_images(folder / "images", (28, 28))
+        growth = measure(script, long_flags(folder / "images", folder), args.steps)
     quarter = args.steps // 4
-    print("steps    memory     open files   a step, median of the quarter")
+    print("steps    memory     open files   time per step, median of the quarter")
     for i, (memory, handles) in enumerate(zip(growth.memory, growth.handles, strict=True), start=1):
         median = statistics.median(growth.seconds[(i - 1) * quarter : i * quarter])
         print(f"{i * quarter:>5,}  {memory:7.1f} MB  {handles:>8}  {1000 * median:12.2f} ms")

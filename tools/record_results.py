@@ -1,12 +1,12 @@
-"""Train, measure, and write down: where every row of the results table comes from.
+"""Train, measure, and record one run. Every row of the results table comes from this tool.
 
     python tools/record_results.py dcgan.py --dataset fashion_mnist --epochs 5 --seed 1
     python tools/record_results.py --table          # the table in docs/reference.md
-    python tools/record_results.py --curve runs/RUN --patch r1   # a run that has been, in docs/
+    python tools/record_results.py --curve runs/RUN --patch r1   # add a finished run
 
-Runs the script as given, then its best checkpoint through fid.py with all metrics, and appends one
-line to docs/results.jsonl. Minutes are of processor time, all threads together and evaluation
-included: on one core (OMP_NUM_THREADS=1) that is the time on a clock, whatever else is running.
+The tool runs the script as given, measures its best checkpoint by fid.py with all metrics, and
+appends one line to docs/results.jsonl. Minutes are of processor time, the sum over all threads,
+evaluation included. With one thread (OMP_NUM_THREADS=1), other programs do not change them much.
 """
 
 import argparse
@@ -32,12 +32,12 @@ precision | recall | density | coverage |
 
 
 def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> dict[str, Any]:
-    """Train with a script's command line `argv` in the folder `out`; what there is to say of it."""
+    """Train with a script's command line `argv` in the folder `out`; return the line to record."""
     import resource  # not on Windows
 
     command = [sys.executable, *argv, "--out_dir", str(out), "--name", "run"]
     subprocess.run(command, cwd=ROOT, check=True)
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # before fid.py: the most so far
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # before fid.py runs
     run = out / "run"
     config = json.loads((run / "config.json").read_text())
     args = config["args"]
@@ -49,11 +49,11 @@ def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> d
     data = args["dataset"]
     real, options = f"{data}:test", ["--data_dir", args["data_dir"]]
     if data == "folder":
-        real, options = f"{args['data_dir']}/test", ["--dataset", "cifar10"]  # the only one tried
+        real, options = f"{args['data_dir']}/test", ["--dataset", "cifar10"]  # its classifier
     measure = [sys.executable, "fid.py", real, str(run), *options, "--prdc", "--json"]
     answer = subprocess.run(measure, cwd=ROOT, check=True, capture_output=True, text=True)
     seconds = usage.ru_utime + usage.ru_stime
-    updates = args.get("n_critic", args.get("d_steps", 1))  # of D, to one of G's
+    updates = args.get("n_critic", args.get("d_steps", 1))  # of D, per update of G
     images = sum(int(row["steps"]) for row in epochs) * args["batch_size"] * updates
     return {
         "command": shlex.join(["python", *argv]),
@@ -76,7 +76,7 @@ def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> d
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """A row for each script and data set: the mean over the seeds, and their standard deviation."""
+    """Return one row per script and data set: the mean and standard deviation over the seeds."""
     groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault((result["script"], result["data"], result["epochs"]), []).append(result)
@@ -99,7 +99,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def curve(run: Path, patch: str) -> dict[str, Any]:
-    """A run's hyperparameters and its FCD after every epoch; `patch`: what else was changed."""
+    """Return hyperparameters of a run and its FCD per epoch; `patch` names a change of the code."""
     sys.path.insert(0, str(ROOT))
     from training.run import NO_HYPERPARAMETERS  # not for --table, which is to be quick
 
@@ -111,13 +111,14 @@ def curve(run: Path, patch: str) -> dict[str, Any]:
         "script": config["script"],
         "patch": patch,
         "args": {name: v for name, v in config["args"].items() if name not in passing},
-        "epochs": config["args"]["epochs"],  # that were planned: rates may fall towards the last
+        "epochs": config["args"]["epochs"],  # planned, for the learning-rate decay
         "fcd": [round(float(row["fcd"]), 3) for row in rows],
         "commit": config["commit"],
     }
 
 
 def recorded(file: Path = RESULTS) -> list[dict[str, Any]]:
+    """Return the lines of a file of recorded runs."""
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
@@ -127,10 +128,12 @@ def main() -> None:
     )
     parser.add_argument("--table", action="store_true", help="print the table, train nothing")
     parser.add_argument("--curve", type=Path, help="a run folder to record, training nothing")
-    parser.add_argument("--patch", default="", help="what else was changed, in words")
-    parser.add_argument("--label", help="the data's name in the table")
-    parser.add_argument("--machine", default="", help="what it runs on, in the table's words")
-    parser.add_argument("--keep", type=Path, default=Path("runs/recorded"), help="run folders")
+    parser.add_argument("--patch", default="", help="a change of the code, in words")
+    parser.add_argument("--label", help="the name of the data in the table")
+    parser.add_argument("--machine", default="", help="the processor, as the table names it")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("runs/recorded"), help="where run folders go"
+    )
     parser.add_argument("argv", nargs=argparse.REMAINDER, help="a script and its flags")
     args = parser.parse_args()
     if args.table:

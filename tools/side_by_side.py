@@ -1,4 +1,4 @@
-"""Pictures under their names in one: how the compositions in docs/ were made.
+"""Draw several images side by side, each under its name, as the compositions in docs/.
 
 python tools/side_by_side.py out.png "healthy=runs/A/samples/epoch_0006.png" "D wins=runs/B/..."
 """
@@ -10,16 +10,18 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from support.fonts import drawable, font  # noqa: E402
+from support.fonts import drawable, font
 
-GAP, TITLE = 14, 26  # pixels between pictures, and above each
+GAP, TITLE = 14, 26  # pixels between images, and above each
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("save_path", type=Path)
-    parser.add_argument("pictures", nargs="+", metavar="NAME=FILE")
-    parser.add_argument("--crop", type=int, help="pixels a side of each that are shown")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("save_path", type=Path, help="file to write")
+    parser.add_argument("pictures", nargs="+", metavar="NAME=FILE", help="a name and an image")
+    parser.add_argument("--crop", type=int, help="show this many pixels per side of each image")
     args = parser.parse_args()
     names, paths = zip(*(picture.split("=", 1) for picture in args.pictures), strict=True)
     pictures = [Image.open(path).convert("RGB") for path in paths]

@@ -1,10 +1,11 @@
-"""Faults made on purpose from real Fashion-MNIST, and what each metric says of them.
+"""Make faulty copies of real Fashion-MNIST images, and print what each metric says about them.
 
     python tools/what_metrics_see.py
 
-10,000 images of each kind against the 10,000 test images, through the committed classifier.
+10,000 images with each fault are compared with the 10,000 test images, by the committed classifier.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -24,13 +25,13 @@ N = 10_000
 
 
 def faults(images: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Name -> (images, the labels asked for), N of them, of N training images and theirs."""
+    """Return name -> (images, the labels asked for), N of each, made of N training images."""
     generator = torch.Generator().manual_seed(0)
     noise = 25 * torch.randn(images.shape, generator=generator)
     of_class = [(labels == label).nonzero().flatten() for label in range(10)]
 
     def repeated(index: Tensor) -> tuple[Tensor, Tensor]:
-        """The images at `index`, over and over."""
+        """Return the images at `index`, repeated until there are N."""
         over = index[torch.arange(N) % len(index)]
         return images[over], labels[over]
 
@@ -47,7 +48,7 @@ def faults(images: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def main(only: tuple[str, ...] = ("",)) -> None:
-    """Print the table, of the faults whose names begin so."""
+    """Print a table of the faults whose names begin with one of `only`."""
     dataset = load_dataset("fashion_mnist")
     network = load_features("classifier", "fashion_mnist")
     statistics, real, _ = extract(dataset.test_images.split(500), network, keep=True)
@@ -70,4 +71,7 @@ def main(only: tuple[str, ...] = ("",)) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     main()
