@@ -236,10 +236,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     results = {network.distance.lower(): frechet_distance(*gaussians)}
     if args.kid:
-        results["kid"] = kid(*kept, seed=args.seed)
+        results["kid"] = kid(kept[0], kept[1], seed=args.seed)
     if args.prdc:
-        results["precision"], results["recall"] = precision_recall(*kept)
-        results["density"], results["coverage"] = density_coverage(*kept)
+        results["precision"], results["recall"] = precision_recall(kept[0], kept[1])
+        results["density"], results["coverage"] = density_coverage(kept[0], kept[1])
     n_a, n_b = (gaussian.n for gaussian in gaussians)
     of_a, of_b = (n or "an unknown number of" for n in (n_a, n_b))
     if n_a != n_b:

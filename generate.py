@@ -26,7 +26,7 @@ from data import class_index, load_dataset
 from support.arrays import write_npz
 from support.checkpoints import export_generator, load_generator
 from support.device import pick_device
-from support.drawing import check_layout, check_empty, draw_grid, lay_out, save_gif, save_picture
+from support.drawing import check_empty, check_layout, draw_grid, lay_out, save_gif, save_picture
 from support.fonts import drawable
 from support.sampling import CHUNK, noise, sample, sample_between, slerp
 
@@ -105,8 +105,8 @@ def check_args(args: argparse.Namespace, path: Path) -> None:
     limits = {"num_images": 10**7, "neighbours": 30, "interpolate": 30, "grid_size": 100}
     if args.export:
         defaults = vars(parse_args([])) | {"load_path": args.load_path, "export": args.export}
-        if others := [flag for flag, value in vars(args).items() if value != defaults[flag]]:
-            raise InputError(f"--export draws nothing: leave out --{others[0]}")
+        if vars(args) != defaults:
+            raise InputError("--export draws nothing: give --load_path and no other flag")
     given = [flag for flag in limits if getattr(args, flag) is not None]
     if len(given) > 1 and set(given) != {"interpolate", "grid_size"}:  # n rows of so many steps
         raise InputError(f"--{given[0]} and --{given[1]} exclude each other")
