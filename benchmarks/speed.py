@@ -136,7 +136,7 @@ def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
                     yield number
             own = {row.key: row.self_cpu_time_total for row in profiler.key_averages()}
             kernels = sum(own.get(name, 0.0) for name in KERNELS) / steps / 1e6
-            self.writer.close()
+            self.record.events.close()
             ours, theirs = (statistics.median(seconds[name]) for name in ("ours", "plain"))
             ratios = [b / a for a, b in zip(seconds["ours"], seconds["plain"], strict=True)]
             batch = self.args.batch_size

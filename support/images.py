@@ -1,4 +1,4 @@
-"""Image files as arrays: one reader for training and for metrics."""
+"""Image files as arrays: one reader for training and for metrics; uint8 to [-1, 1] and back."""
 
 from support.command import InputError
 
@@ -109,6 +109,16 @@ def refuse(problems: Sequence[object]) -> None:
         raise InputError(f"{len(problems):,} files cannot be used: {listed}{more}")
 
 
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in [0, 255] -> float32 in [-1, 1], the range of the generators' tanh."""
+    return (images - 127.5).div_(127.5)  # x / 127.5 - 1 with one rounding and one pass less
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] -> uint8 in [0, 255]; the inverse of to_float, values outside clamped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 def _turn(image: Image.Image) -> AbstractContextManager[object]:
     """Return what a thread waits for before it decodes: together, large images take gigabytes."""
     return large_image_lock if image.width * image.height > LARGE_PIXELS else nullcontext()
@@ -142,13 +152,3 @@ def _scale_transparent_value(image: Image.Image) -> None:
         image.info["transparency"] = value * (85 if rawmode == "L;2" else 17)
     elif rawmode == "RGB;16B" and isinstance(value, tuple):
         image.info["transparency"] = tuple(part >> 8 for part in value)
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float32 in [-1, 1], the range of the generators' tanh."""
-    return (images - 127.5).div_(127.5)  # x / 127.5 - 1 with one rounding and one pass less
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] -> uint8 in [0, 255]; the inverse of to_float, values outside clamped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

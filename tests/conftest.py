@@ -16,7 +16,7 @@ from PIL import Image
 try:
     from support.command import exit_on_input_error
 
-    import support.features
+    import training.classifier
 except Exception as error:  # torch and torchvision that do not fit raise anything
     pytest.exit(installation_fault(error), returncode=2)
 
@@ -34,7 +34,7 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def small_and_hasty() -> None:
     """The classifiers of the tests' small folders need not be good."""
-    support.features.LEAST_STEPS = 10
+    training.classifier.LEAST_STEPS = 10
     torch.set_num_threads(1)  # on tensors this small, a second one costs more than it does
 
 

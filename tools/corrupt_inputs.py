@@ -54,8 +54,7 @@ from tools.samples import (
 
 # How the commands are called: each by its module, three with these arguments before the others.
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
-PLOT, EXPORT = ["training.run", "plot"], ["training.run", "export"]
-TRAIN_CLASSIFIER = ["support.features"]
+PLOT, TRAIN_CLASSIFIER = ["training.plots"], ["training.classifier"]
 OTHERS = ("generate", "fid", "inception_score", "demo", PLOT[0], TRAIN_CLASSIFIER[0])
 
 LIMIT, GIGABYTE = 60, 1 << 30  # seconds of work, bytes
@@ -122,7 +121,7 @@ def checkpoint(case: Case) -> list[str]:
         ["fid", "run", "--dataset", "mnist", "--save_stats", "out.npz", *FEW, *CPU],
         ["inception_score", "run", "--dataset", "mnist", "--splits", "2", *FEW, *CPU],
         ["demo", "--load_path", "run", *PORT, *CPU],
-        [*EXPORT, "run", "out/mine.pt"],
+        ["generate", "--load_path", "run", "--export", "out/mine.pt"],
     ]
     return case.rng.choice(commands)
 
@@ -237,7 +236,7 @@ def read_only(case: Case) -> list[str]:
         ["generate", "--load_path", "run/last.pt", "--save_path", "closed/file/x", *CPU],
         ["fid", "data/train/a", "--save_stats", "closed/s.npz", *FASHION],
         [*PLOT, "run"],
-        [*EXPORT, "run", "closed/mine.pt"],
+        ["generate", "--load_path", "run", "--export", "closed/mine.pt"],
     ]
     if not case.harm:
         return commands[0]

@@ -101,7 +101,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 def curve(run: Path, patch: str) -> dict[str, Any]:
     """Return hyperparameters of a run and its FCD per epoch; `patch` names a change of the code."""
     sys.path.insert(0, str(ROOT))
-    from training.run import NO_HYPERPARAMETERS  # not for --table, which is to be quick
+    from training.flags import NO_HYPERPARAMETERS
 
     config = json.loads((run / "config.json").read_text())
     with (run / "metrics.csv").open() as file:

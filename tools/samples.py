@@ -22,7 +22,7 @@ from torchvision.datasets import CIFAR10, MNIST
 from tqdm import tqdm
 
 import support.download
-import support.features
+import training.classifier
 from support.features import build_inception
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ EVALUATED = ["--features", "classifier", "--eval_samples", "30"]
 def scratch() -> Iterator[Path]:
     """Yield a temporary folder for everything. Torch uses one thread, classifiers train shortly."""
     torch.set_num_threads(1)
-    support.features.LEAST_STEPS = 10
+    training.classifier.LEAST_STEPS = 10
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"HOME": folder, "XDG_CACHE_HOME": folder, "OMP_NUM_THREADS": "1"}
         yield Path(folder).resolve()

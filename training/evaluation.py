@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from data import Dataset, labels_as_in
-from fid import Gaussian, extract, frechet_distance, load_statistics, save_statistics
-from generate import sample
+from fid import Gaussian, Statistics, frechet_distance, load_statistics, save_statistics
 from inception_score import inception_score
 from support.device import EVALUATION, seeded
-from support.features import ClassifierFeatures, FeatureNetwork
+from support.features import ClassifierFeatures, FeatureNetwork, extract
 from support.files import user_cache
 from support.images import to_float
+from support.sampling import sample
 
 BATCH = 500  # images at a time
 HELD_OUT = 2000  # images of either kind that D is tried on: 1 % of error, a second on a CPU
@@ -62,7 +62,11 @@ class Evaluation:
     def __call__(self, generator: nn.Module, discriminator: nn.Module) -> dict[str, float]:
         """The metrics by name; the distance comes first."""
         images = sample(generator, self.z.to(self.device), self.labels)
-        statistics, _, logits = extract(images.split(BATCH), self.network, keep=True)
+        statistics, kept = Statistics(self.network.dim), []
+        for features, logits in extract(images.split(BATCH), self.network):
+            statistics.update(features)
+            kept.append(logits)
+        logits = torch.cat(kept)
         distance = frechet_distance(self.real, statistics.gaussian())
         score, _ = inception_score(logits)
         metrics = {
@@ -124,7 +128,9 @@ def real_statistics(network: FeatureNetwork, images: Tensor) -> Gaussian:
             return load_statistics(path, network.name)
         except InputError:
             path.unlink(missing_ok=True)  # damaged: made anew
-    statistics, _, _ = extract(images.split(BATCH), network)
+    statistics = Statistics(network.dim)
+    for features, _ in extract(images.split(BATCH), network):
+        statistics.update(features)
     real = statistics.gaussian()
     try:
         save_statistics(real, path, network.name)

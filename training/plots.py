@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from generate import save_gif
+from support.drawing import save_gif
 from support.files import run_folder, writing
 from support.fonts import drawable, font
 from support.images import LARGE_PIXELS, opened

@@ -43,8 +43,8 @@ import torch
 from torch import Tensor
 
 from data import Dataset
-from generate import save_picture
 from support.device import PROCESSES, random_state, restore_random_state, seeded
+from support.drawing import save_picture
 from support.files import locked
 from training.classifier import feature_network
 from training.evaluation import Evaluation, LossOfBoth, LossOfFake

@@ -7,8 +7,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data import Dataset
-from generate import draw_grid, noise, sample
+from support.drawing import draw_grid
 from support.fonts import drawable
+from support.sampling import noise, sample
 
 ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
 
