@@ -17,7 +17,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +52,8 @@ def interrupted(which: int, frame: FrameType | None) -> None:
 
 def installation_fault(error: BaseException) -> str:
     """Return one line that says which installed versions do not work, and what to do."""
+    from importlib import metadata  # here, because it is slow: Ctrl-C would meet its import
+
     versions = []
     for package in ("torch", "torchvision"):
         try:
@@ -70,7 +71,8 @@ def raised_by_import(trace: TracebackType | None) -> bool:
     """Return whether an exception came from a library that was being imported."""
     while trace is not None:
         code = trace.tb_frame.f_code
-        ours = code.co_filename.startswith(ROOT) and "site-packages" not in code.co_filename
+        file = code.co_filename
+        ours = file.startswith(ROOT + os.sep) and "site-packages" not in file
         if code.co_name == "<module>" and not ours:
             return True
         trace = trace.tb_next

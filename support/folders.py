@@ -4,7 +4,7 @@ from support.command import InputError, say
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -28,10 +28,13 @@ def list_splits(root: Path) -> tuple[Listing, Listing | None]:
     Raises InputError for a layout that is unclear, and for files that are no images.
     """
     folders = [entry.name for entry in entries_of(root, root) if entry.is_dir()]
-    train = [name for name in folders if _split(name) in TRAIN_NAMES]
-    test = [name for name in folders if _split(name) in TEST_NAMES]
-    others = [name for name in folders if name not in (*train, *test)]
-    if not (train or test) or (others and not (train and test)):
+    train, test, others = _by_split(folders, _split)
+    clear = bool(train and test)
+    if not clear:  # cars_train and cars_test, or classes such as freight_train
+        longer = _by_split(folders, _split_within)
+        if longer[0] and longer[1]:
+            train, test, others = longer
+    if not (train or test) or (others and not clear):
         if train or test:
             names = _some([*train, *test])
             say(
@@ -45,16 +48,18 @@ def list_splits(root: Path) -> tuple[Listing, Listing | None]:
         )
     if len(train) != 1:
         found = _some([*train, *test])
-        raise InputError(f"{root} has {found}, which are splits: name one of them train")
+        raise InputError(
+            f"{root} has {found}, and needs one training split: name one of them train"
+        )
     training = list_classes(root / train[0], root)
     if not test:
         return training, None
-    first = min(test, key=lambda name: TEST_NAMES.index(_split(name)))
+    first = min(test, key=lambda name: TEST_NAMES.index(_split_within(name)))
     testing = list_classes(root / first, root)
     if training.keys() != testing.keys():
-        odd = ", ".join(sorted(training.keys() ^ testing.keys())) or "flat"
+        odd = sorted(name or "images without a class" for name in training.keys() ^ testing.keys())
         raise InputError(
-            f"{root}: {train[0]} and {first} have different classes (only in one: {odd})"
+            f"{root}: {train[0]} and {first} have different classes (only in one: {_some(odd)})"
         )
     return training, testing
 
@@ -115,6 +120,20 @@ def _split(name: str) -> str:
     return re.sub(r"(?<=.)(set|data|images|imgs|split|\d{4})$", "", plain)
 
 
+def _split_within(name: str) -> str:
+    """Return the first split that is a word of the name: test for cars_test, testA and Test (1)."""
+    words = re.findall(r"[^\W\d_a-z]+(?![a-z])|[^\W\d_]?[a-z]+", name)
+    splits = [_split(part) for part in (name, *words)]
+    return next((split for split in splits if split in (*TRAIN_NAMES, *TEST_NAMES)), "")
+
+
+def _by_split(names: Sequence[str], split: Callable[[str], str]) -> tuple[list[str], ...]:
+    """Return the names of training splits, of test splits, and the others."""
+    train = [name for name in names if split(name) in TRAIN_NAMES]
+    test = [name for name in names if split(name) in TEST_NAMES]
+    return train, test, [name for name in names if name not in (*train, *test)]
+
+
 def _some(names: Sequence[str]) -> str:
     """Return the first names for a message."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
@@ -124,17 +143,20 @@ def _check_class(path: Path, folder: Path, root: Path, alone: bool) -> None:
     """Refuse, or warn of, a class folder that holds folders only: the classes may lie deeper."""
     inside = entries_of(path, root)
     below = [entry.name for entry in inside if entry.is_dir()]
-    if not below or len(below) < len(inside):
+    train, test, _ = _by_split(below, _split)
+    splits = train and test  # a preview beside them makes them no classes
+    if not below or (len(below) < len(inside) and not splits):
         return
-    if any(_split(name) in (*TRAIN_NAMES, *TEST_NAMES) for name in below) and not alone:
+    if (train or test) and not alone:
         raise InputError(
             f"{path} holds the splits {_some(below)}: put the splits above the classes, "
             f"as in {below[0]}/{path.name}"
         )
     if alone:
+        what = "splits" if splits else "only folders"
         advice = f"give --data_dir {path}" if folder == root else f"move them up into {folder}"
         raise InputError(
-            f"{folder} holds one folder, {path.name}, which holds only folders ({_some(below)}): "
+            f"{folder} holds one folder, {path.name}, which holds {what} ({_some(below)}): "
             f"if these are what you mean, {advice}"
         )
     say(

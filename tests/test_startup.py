@@ -16,6 +16,7 @@ import pytest
 
 import cdcgan
 import training.run
+from support import command as support_command
 from support.checkpoints import read_checkpoint
 from tests.conftest import ROOT, command, refusal
 
@@ -61,16 +62,27 @@ def fake_package(folder: Path, name: str, code: str) -> dict[str, str]:
         ("PIL", "raise ImportError('undefined symbol: x')"),
     ],
 )
-@pytest.mark.parametrize("script", ["generate.py", "fid.py"])
+@pytest.mark.parametrize("script", ["generate.py", "fid.py", "pytest"])
 def test_a_broken_installation_is_a_line(
     package: str, code: str, script: str, tmp_path: Path
 ) -> None:
     env = fake_package(tmp_path, package, code)
-    end = subprocess.run(command(script, "--help"), env=env, capture_output=True, text=True)
+    tests = [sys.executable, "-m", "pytest", "tests/test_startup.py"]
+    start = tests if script == "pytest" else command(script, "--help")
+    end = subprocess.run(start, cwd=ROOT, env=env, capture_output=True, text=True)
     (line,) = end.stderr.splitlines()
     assert end.returncode == 2
     assert line.startswith("error: the installed packages do not work together: torch 2.")
     assert "torchvision 0." in line and "pip install -r requirements.txt" in line
+
+
+def test_a_library_in_a_folder_named_like_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(support_command, "ROOT", "/some/gan")
+    for file, of_library in (("/some/gan-env/torch.py", True), ("/some/gan/data.py", False)):
+        with pytest.raises(RuntimeError) as caught:
+            exec(compile("raise RuntimeError", file, "exec"), {})
+        trace = caught.tb.tb_next
+        assert support_command.raised_by_import(trace) == of_library
 
 
 def test_closed_standard_streams(flags: list[str], tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def default(action: argparse.Action) -> str:
 
 def meaning(action: argparse.Action) -> str:
     text = (action.help or "").replace("%%", "%").replace("|", "\\|")
+    text = text.removesuffix(" (default: %(default)s)")  # which Python 3.10 adds to yes/no flags
     return f"{text} ({', '.join(map(str, action.choices))})" if action.choices else text
 
 
