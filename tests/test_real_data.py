@@ -72,3 +72,13 @@ def test_grid_from_the_command(tmp_path: Path) -> None:
     end = run("generate.py", "--load_path", "runs/tiny", "--grid_size", "8", cwd=tmp_path)
     assert end.returncode == 0, end.stderr
     assert Image.open(tmp_path / "samples" / "grid.png").height == (10 * 29 + 1) * 2
+
+
+def test_real_fashion_mnist(tmp_path: Path) -> None:
+    dataset = load_dataset("fashion_mnist", tmp_path)
+    assert dataset.train_images.shape == (60000, 1, 28, 28)
+    assert dataset.test_images.shape == (10000, 1, 28, 28)
+    assert dataset.train_labels.bincount().tolist() == [6000] * 10
+    assert dataset.test_labels.bincount().tolist() == [1000] * 10
+    assert abs(dataset.train_images.float().mean() / 255 - 0.2860) < 1e-4
+    assert dataset.classes[dataset.train_labels[0]] == "Ankle boot"
