@@ -7,9 +7,7 @@ weights, the same in each.
 from support.command import InputError
 
 import hashlib
-import http.server
 import io
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,18 +31,18 @@ from support.features import (
     pack_classifier,
     train_classifier,
 )
-from support.files import save_tensors
-from tests.conftest import CLASSES, refusal
+from support.files import save_tensors, user_cache
+from tests.conftest import CLASSES, Serve, refusal, reply
 from tests.stand_ins import (
     Payload,
     classifier_checkpoint,
     counters,
     inception_state,
+    inflating,
     random_classifier,
     random_images,
     random_inception,
 )
-from tools.damage import inflating
 
 Capture = pytest.CaptureFixture[str]
 KINDS = [(1, 28), (3, 32), (3, 64)]  # channels and size of the images that GANs are shown here
@@ -247,7 +245,7 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty.pth").touch()
     torch.save([1, 2, 3], tmp_path / "list.pth")
     torch.save({"state": Payload(tmp_path / "ran")}, tmp_path / "payload.pth")
-    inflating(tmp_path / "bomb.pth", {}, "bomb/data/0")
+    inflating(tmp_path / "bomb.pth", "bomb/data/0")
     (tmp_path / "folder.pth").mkdir()
     for name in "half text empty list payload bomb folder nowhere".split():
         with pytest.raises(InputError) as refused:
@@ -258,46 +256,28 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-Serve = Callable[[bytes], str]
+ServeWeights = Callable[[bytes], str]
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Serve]:
-    """serve(content): FID's weights come from this machine, and are kept below tmp_path."""
-    servers = []
+def serve_weights(serve: Serve, own_cache: None, monkeypatch: pytest.MonkeyPatch) -> ServeWeights:
+    """serve_weights(content): FID's weights come from this machine."""
 
     def start(content: bytes) -> str:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        url = f"http://127.0.0.1:{server.server_port}/weights.pth"
+        url = serve(lambda handler: reply(handler, content, len(content))) + "weights.pth"
         monkeypatch.setattr(support.features, "INCEPTION_URL", url)
         return url
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
-def test_mirror_with_wrong_bytes_leaves_no_file(serve: Serve, tmp_path: Path) -> None:
-    url = serve(b"not the weights")
+def test_mirror_with_wrong_bytes_leaves_no_file(serve_weights: ServeWeights) -> None:
+    url = serve_weights(b"not the weights")
     with pytest.raises(InputError, match="wrong checksum") as refused:
         load_inception()
     assert url in str(refused.value) and "--inception_path" in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert not [path for path in user_cache().rglob("*") if path.is_file()]
 
 
 def test_no_mirror_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -307,10 +287,12 @@ def test_no_mirror_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         load_features("inception")
 
 
-def test_weights_are_downloaded_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_downloaded_once(
+    serve_weights: ServeWeights, monkeypatch: pytest.MonkeyPatch
+) -> None:
     buffer = io.BytesIO()
     torch.save(inception_state(), buffer)
-    serve(buffer.getvalue())
+    serve_weights(buffer.getvalue())
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     monkeypatch.setattr(support.features, "INCEPTION_SHA256", digest)
     images = random_images(1, 1, 28)
@@ -368,7 +350,7 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
     torch.save({name: good[name] for name in good if name != "label"}, tmp_path / "nameless.pt")
     torch.save([good], tmp_path / "list.pt")
     torch.save({**good, "label": Payload(tmp_path / "ran")}, tmp_path / "payload.pt")
-    inflating(tmp_path / "bomb.pt", {}, "bomb/data/0")
+    inflating(tmp_path / "bomb.pt", "bomb/data/0")
     torch.save({**good, "image_size": 10**9}, tmp_path / "size.pt")
     state = {**good["state"], "linear.weight": torch.zeros(1).expand(1 << 20, 1 << 20)}
     torch.save({**good, "state": state}, tmp_path / "huge.pt")

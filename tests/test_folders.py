@@ -26,7 +26,7 @@ from support.features import classifier_for
 from support.files import user_cache
 from support.folders import list_splits
 from support.images import read_image
-from tests.conftest import TINY, run
+from tests.conftest import TINY
 from tests.stand_ins import flat, random_classifier, save
 
 Capture = pytest.CaptureFixture[str]
@@ -624,12 +624,13 @@ def test_training_and_metrics_read_the_same_pixels(tmp_path: Path) -> None:
     assert abs(fid.frechet_distance(*gaussians)) < 1e-6
 
 
-def test_the_command_measures_a_transparent_folder_against_itself(tmp_path: Path) -> None:
-    """Through the real command line; the classifier is that of CIFAR-10's images."""
+def test_the_command_measures_a_transparent_folder_against_itself(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    """The classifier is that of CIFAR-10's images."""
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         transparent_images(tmp_path / split)
     data = ["--data_dir", str(tmp_path), "--features", "classifier", "--dataset", "cifar10"]
-    end = run("fid.py", "folder:train", str(tmp_path / "train"), *data, cwd=tmp_path)
-    assert end.returncode == 0, end.stderr
-    assert end.stdout.split()[:2] in (["fcd", "0.0000"], ["fcd", "-0.0000"])
+    fid.main(["folder:train", str(tmp_path / "train"), *data, "--device", "cpu"])
+    assert capsys.readouterr().out.split()[:2] in (["fcd", "0.0000"], ["fcd", "-0.0000"])

@@ -18,9 +18,9 @@ from inception_score import inception_score
 from support.checkpoints import SCRIPTS, load_generator
 from support.device import EVALUATION, seeded
 from support.features import load_features
-from tests.conftest import ROOT
-from tools.record_results import recorded
+from tests.conftest import ROOT, tool
 
+recorded = tool("record_results").recorded
 GENERATORS = sorted((ROOT / "pretrained").glob("*gan*.pt"))
 every_generator = pytest.mark.parametrize("path", GENERATORS, ids=lambda path: path.stem)
 

@@ -22,10 +22,10 @@ import demo
 import fid
 import generate
 import support.checkpoints
-from tests.conftest import ROOT, make_pictures
+from tests.conftest import ROOT, make_pictures, tool
 from tests.stand_ins import random_classifier, random_images
-from tools import flags_table, quick_start, record_results, what_metrics_see
 
+quick_start, record_results = tool("quick_start"), tool("record_results")
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 TEXT = "\n".join(PAGES.values())
 SCRIPTS = support.checkpoints.SCRIPTS
@@ -192,7 +192,7 @@ def test_nothing_is_left_to_fill_in() -> None:
 
 
 def test_the_flags_of_the_reference_are_the_parsers() -> None:
-    assert flags_table.tables() in PAGES[ROOT / "docs/reference.md"]
+    assert tool("flags_table").tables() in PAGES[ROOT / "docs/reference.md"]
 
 
 def test_the_results_table_is_what_was_recorded() -> None:
@@ -369,7 +369,7 @@ def compare(shown: list[str], found: list[float]) -> None:
 def test_what_the_metrics_see_is_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """Two of the rows, measured anew; the last digit is left to other machines' rounding."""
     kept = ("memorising", "noise")
-    what_metrics_see.main(kept)
+    tool("what_metrics_see").main(kept)
     found = [line.strip("|").split("|") for line in capsys.readouterr().out.splitlines()[2:]]
     shown = [r for r in rows_of("course.md", "| fault | FCD |") if r[0].startswith(kept)]
     assert len(shown) == len(found) == len(kept)
