@@ -27,7 +27,7 @@ try:
     import support.download
     import support.features
     from support.checkpoints import read_checkpoint
-    from tests.stand_ins import FILES, digests_of
+    from tests.stand_ins import FILES, digests_of, inception_state
 except Exception as error:  # torch and torchvision that do not fit raise anything
     pytest.exit(installation_fault(error), returncode=2)
 
@@ -88,6 +88,14 @@ def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     flags = [*folder_flags(pictures, out), *RANDOM, *evaluated]
     cdcgan.main([*flags, "--name", "straight"])
     return flags, out / "straight"
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file like FID's published weights, but random: 96 MB."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(inception_state(), path)
+    return path
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ weights, the same in each.
 from support.command import InputError
 
 import hashlib
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -144,7 +143,7 @@ def test_each_block_pools_as_tensorflow_did() -> None:
 @pytest.mark.parametrize("kind", ["inception", "classifier"])
 def test_batch_size_does_not_matter_and_grey_is_repeated_rgb(kind: str) -> None:
     network = random_inception() if kind == "inception" else random_classifier(3, 32)
-    images = random_images(9, 1, 28)
+    images = random_images(3, 1, 28)
     together = network(images)
     for number, one in enumerate(images.split(1)):
         for found, expected in zip(network(one), together, strict=True):
@@ -212,10 +211,10 @@ def write_weights(path: Path, **changes: Tensor | None) -> Path:
     return path
 
 
-def test_weights_load_with_and_without_counters(tmp_path: Path) -> None:
+def test_weights_load_with_and_without_counters(inception_weights: Path, tmp_path: Path) -> None:
     images = random_images(1, 1, 28)
     expected = random_inception()(images)[0]
-    without = load_inception(write_weights(tmp_path / "without.pth"))
+    without = load_inception(inception_weights)
     torch.save({**inception_state(), **counters(inception_state())}, tmp_path / "with.pth")
     for network in (without, load_features("inception", inception_path=tmp_path / "with.pth")):
         assert torch.equal(network(images)[0], expected)
@@ -238,8 +237,8 @@ def test_weights_of_another_network(changes: dict, says: str, tmp_path: Path) ->
     assert says in str(refused.value)
 
 
-def test_weights_that_are_none(tmp_path: Path) -> None:
-    whole = write_weights(tmp_path / "whole.pth").read_bytes()
+def test_weights_that_are_none(inception_weights: Path, tmp_path: Path) -> None:
+    whole = inception_weights.read_bytes()
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pth").write_text("not weights\n" * 100)
     (tmp_path / "empty.pth").touch()
@@ -288,12 +287,11 @@ def test_no_mirror_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 def test_weights_are_downloaded_once(
-    serve_weights: ServeWeights, monkeypatch: pytest.MonkeyPatch
+    serve_weights: ServeWeights, inception_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    buffer = io.BytesIO()
-    torch.save(inception_state(), buffer)
-    serve_weights(buffer.getvalue())
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    content = inception_weights.read_bytes()
+    serve_weights(content)
+    digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(support.features, "INCEPTION_SHA256", digest)
     images = random_images(1, 1, 28)
     first = load_inception()

@@ -741,13 +741,15 @@ def test_warnings(command: Path, capsys: Capture) -> None:
     assert load_statistics(command / "copy.npz", STAND_IN).n is None
 
 
-def test_inception_from_the_command(command: Path, tmp_path: Path, capsys: Capture) -> None:
-    weights = tmp_path / "weights.pth"
-    torch.save(inception_state(), weights)
+def test_inception_from_the_command(
+    command: Path, inception_weights: Path, tmp_path: Path, capsys: Capture
+) -> None:
     save_npz(random_images(3, 1, 28), None, tmp_path / "a.npz")
     save_npz(random_images(2, 3, 32, seed=1), None, tmp_path / "b.npz")
-    argv = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), "--inception_path", str(weights)]
-    found = answer(argv, capsys)  # no data set is known, so it is Inception
+    argv = [str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), "--inception_path"]
+    found = answer(
+        [*argv, str(inception_weights)], capsys
+    )  # no data set is known, so it is Inception
     assert found.keys() == {"fid", "n_a", "n_b", "features", "dim"}
     assert (found["n_a"], found["n_b"], found["dim"]) == (3, 2, 2048)
     assert "Inception" in found["features"]
