@@ -17,15 +17,13 @@ import training.run
 from data import load_dataset
 from generate import GIF_SIDE, check_layout, draw_grid, lay_out, noise, sample, save_gif, slerp
 from support.checkpoints import load_generator, read_checkpoint
-from tests.conftest import CLASSES, TINY, refusal
+from tests.conftest import CLASSES, folder_flags, refusal
 
 
 @pytest.fixture(scope="module")
 def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
-    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
-    end = ["--out_dir", str(out), "--name", "run", "--max_steps", "20", "--device", "cpu"]
-    cdcgan.main([*data, *TINY, *end])
+    cdcgan.main([*folder_flags(pictures, out), "--name", "run", "--max_steps", "20"])
     return out / "run"
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import support.download
 from data import load_dataset
@@ -64,14 +63,6 @@ def test_an_epoch_gives_pictures_of_the_class_asked_for(tmp_path: Path) -> None:
     for label in range(10):  # a collapsed class has hardly any spread
         ratio = spread(images[labels == label]) / spread(real[real_labels == label][:100])
         assert ratio > 0.4, dataset.classes[label]
-
-
-def test_grid_from_the_command(tmp_path: Path) -> None:
-    end = run("cdcgan.py", "--max_steps", "2", "--name", "tiny", cwd=tmp_path)
-    assert end.returncode == 0, end.stderr
-    end = run("generate.py", "--load_path", "runs/tiny", "--grid_size", "8", cwd=tmp_path)
-    assert end.returncode == 0, end.stderr
-    assert Image.open(tmp_path / "samples" / "grid.png").height == (10 * 29 + 1) * 2
 
 
 def test_real_fashion_mnist(tmp_path: Path) -> None:
