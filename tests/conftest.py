@@ -1,29 +1,42 @@
-"""What several test files share: a small folder of pictures, tiny networks, a command's end."""
+"""What several test files share: fixtures, tiny runs, how a command ends, when two runs are one."""
 
 from support.command import installation_fault
 
+import http.server
+import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import training.classifier
 
 try:
     from support.command import exit_on_input_error
 
-    import numpy as np
-    import torch
-    from PIL import Image
+    from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
-    import training.classifier
-except Exception as error:  # a broken library raises anything
-    print(installation_fault(error), file=sys.stderr)
-    sys.exit(2)  # pytest.exit() would add its own traceback of this file
+    import cdcgan
+    import support.download
+    import support.features
+    from support.checkpoints import read_checkpoint
+    from tests.stand_ins import FILES, digests_of, inception_state
+except Exception as error:  # torch and torchvision that do not fit raise anything
+    pytest.exit(installation_fault(error), returncode=2)
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("bag", "coat", "shoe")
+# A tiny run in which everything random takes part: dropout, noisy labels, mirrored images.
+RANDOM = ["--dropout", "0.2", "--label_noise", "0.1", "--hflip", "--epochs", "4"]
 TINY = ["--z_dim", "8", "--ngf", "4", "--ndf", "4", "--batch_size", "10", "--features", "none"]
 
 
@@ -58,11 +71,85 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_pictures(tmp_path_factory.mktemp("data") / "pictures")
 
 
+def folder_flags(pictures: Path, out: Path) -> list[str]:
+    """Return the command line of a tiny run on `pictures`, 10 steps an epoch, into `out`."""
+    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
+    return [*TINY, *data, "--out_dir", str(out), "--device", "cpu"]
+
+
 @pytest.fixture
 def flags(pictures: Path, tmp_path: Path) -> list[str]:
-    """The command line of a tiny run on `pictures`, 10 steps an epoch, into tmp_path."""
-    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
-    return [*TINY, *data, "--out_dir", str(tmp_path), "--device", "cpu"]
+    return folder_flags(pictures, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
+    """The flags of an evaluated run of 4 epochs of 10 steps, and the folder of a whole one."""
+    out = tmp_path_factory.mktemp("runs")
+    evaluated = ["--features", "classifier", "--eval_samples", "30", "--eval_every", "2"]
+    flags = [*folder_flags(pictures, out), *RANDOM, *evaluated]
+    cdcgan.main([*flags, "--name", "straight"])
+    return flags, out / "straight"
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file like FID's published weights, but random: 96 MB."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    torch.save(inception_state(), path)
+    return path
+
+
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A cache folder that no other test has written to."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, own_cache: None) -> None:
+    """No mirror, no system copy, no apt, unless a test brings one; MNIST is that of FILES."""
+    monkeypatch.setattr(MNIST, "mirrors", [])
+    monkeypatch.setattr(FashionMNIST, "mirrors", [])
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    monkeypatch.setattr(support.download, "SYSTEM_FOLDERS", {})
+    monkeypatch.setattr(support.download.shutil, "which", lambda command: None)
+    monkeypatch.setattr(support.download, "IDX_SHA256", digests_of(FILES))
+
+
+Serve = Callable[[Callable[[http.server.BaseHTTPRequestHandler], None]], str]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start a server whose GET is the given function; returns its address."""
+    servers = []
+
+    def start(respond: Callable[[http.server.BaseHTTPRequestHandler], None]) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            do_GET = respond
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def reply(handler: http.server.BaseHTTPRequestHandler, body: bytes, length: int) -> None:
+    """Answer with `body`, under a header that promises `length` bytes."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(length))
+    handler.end_headers()
+    handler.wfile.write(body)
+    handler.wfile.flush()
 
 
 def command(script: str, *argv: str) -> list[str]:
@@ -87,3 +174,34 @@ def refusal(
     assert len(lines) == 1, lines
     assert "error: " in lines[0]
     return lines[0]
+
+
+def tool(name: str) -> Any:
+    """Load tools/NAME.py by its path: a test imports nothing but the product and its fixtures."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two checkpoints, or parts of them, are the same to the bit."""
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return type(a) is type(b) and a == b
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert (one / "best.pt").is_file() == (other / "best.pt").is_file()
+    for file in {"last.pt", "best.pt"} & {path.name for path in one.iterdir()}:
+        assert equal(read_checkpoint(one / file), read_checkpoint(other / file)), file
+    assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
+    samples = sorted(path.name for path in (one / "samples").iterdir())
+    assert samples == sorted(path.name for path in (other / "samples").iterdir())
+    for name in samples:
+        assert (one / "samples" / name).read_bytes() == (other / "samples" / name).read_bytes()

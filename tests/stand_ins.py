@@ -1,15 +1,27 @@
-"""Stand-ins for what a test must not download: feature networks with random weights, pictures."""
+"""What tests build instead of downloading it: networks, images, data sets, harmful files."""
 
 import functools
+import gzip
+import hashlib
+import io
 import os
+import pickle
+import subprocess
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
+from torchvision.datasets import CIFAR10
 
+import support.download
+from data import Dataset
 from fid import Statistics
 from support.features import (
     Classifier,
@@ -17,8 +29,11 @@ from support.features import (
     FeatureNetwork,
     InceptionFeatures,
     build_inception,
+    classifier_path,
     extract,
 )
+
+# ---- networks and images ----
 
 
 def random_state(names_and_shapes: dict[str, torch.Size], seed: int) -> dict[str, Tensor]:
@@ -95,14 +110,122 @@ def random_images(number: int, channels: int, size: int, seed: int = 0) -> Tenso
     return (images + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-class Payload:
-    """Unpickled by the book, it makes the folder `path`."""
+def save(path: Path, colour: object = 100, mode: str = "L", size: tuple = (40, 30)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(path)  # type: ignore[arg-type]
+    return path
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.path),)
+def flat(folder: Path, count: int = 20, kind: str = "png", **options: object) -> Path:
+    for i in range(count):
+        save(folder / f"{i:02}.{kind}", **options)  # type: ignore[arg-type]
+    return folder
+
+
+# ---- data sets ----
+
+
+def idx(array: np.ndarray) -> bytes:
+    sizes = b"".join(n.to_bytes(4, "big") for n in array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+
+def idx_files(seed: int) -> dict[str, bytes]:
+    rng = np.random.default_rng(seed)
+    arrays = []
+    for n in (40, 20):
+        arrays.append(rng.integers(0, 256, (n, 28, 28), np.uint8))
+        arrays.append((np.arange(n) % 10).astype(np.uint8))
+    arrays[1][0] = seed  # the label files of two sets differ, as the real ones do
+    return dict(zip(support.download.IDX_FILES, map(idx, arrays), strict=True))
+
+
+FILES = {"mnist": idx_files(1), "fashion_mnist": idx_files(2)}
+
+
+def digests_of(sets: dict[str, dict[str, bytes]]) -> dict[str, tuple[str, ...]]:
+    return {
+        name: tuple(hashlib.sha256(content).hexdigest() for content in contents.values())
+        for name, contents in sets.items()
+    }
+
+
+def write_idx(folder: Path, name: str = "mnist", gz: bool = True) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, content in FILES[name].items():
+        if gz:
+            (folder / f"{file}.gz").write_bytes(gzip.compress(content))
+        else:
+            (folder / file).write_bytes(content)
+    return folder
+
+
+def expected_images(name: str) -> torch.Tensor:
+    content = bytearray(FILES[name]["train-images-idx3-ubyte"][16:])
+    return torch.frombuffer(content, dtype=torch.uint8).view(-1, 1, 28, 28)
+
+
+def build_package(folder: Path) -> Path:
+    """Debian's package with the small Fashion-MNIST in it."""
+    tree = folder / "tree"
+    write_idx(tree / "usr/share/datasets/fashion-mnist", "fashion_mnist")
+    (tree / "DEBIAN").mkdir()
+    (tree / "DEBIAN/control").write_text(
+        "Package: dataset-fashion-mnist\nVersion: 1\nArchitecture: all\n"
+        "Maintainer: Test <test@example.org>\nDescription: test\n"
+    )
+    built = folder / "dataset-fashion-mnist_1_all.deb"
+    subprocess.run(["dpkg-deb", "-b", tree, built], check=True, capture_output=True)
+    return built
+
+
+def write_apt(folder: Path, script: str) -> Path:
+    """A stand-in for the command apt-get, alone in a folder of its own."""
+    command = folder / "bin" / "apt-get"
+    command.parent.mkdir()
+    command.write_text("#!/bin/sh\n" + script)
+    command.chmod(0o755)
+    return command
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its str, which is how CIFAR-10's files were made."""
+
+    def save_bytes(self, obj: bytes) -> None:
+        self.write(pickle.BINSTRING + len(obj).to_bytes(4, "little") + obj)  # type: ignore
+
+    dispatch = {**pickle._Pickler.dispatch, bytes: save_bytes}  # type: ignore
+
+
+def python2_pickle(batch: object) -> bytes:
+    buffer = io.BytesIO()
+    Python2Pickler(buffer, protocol=2).dump(batch)
+    return buffer.getvalue().replace(b"numpy._core", b"numpy.core")
+
+
+def write_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch, first: object = None) -> np.ndarray:
+    """Six batches of 5 images, their checksums made the known ones; returns the first images."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, 5, 3072), np.uint8)
+    listing = []
+    for i, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        batch = {"data": images[i], "labels": [i] * 5}
+        content = python2_pickle(first if first is not None and i == 0 else batch)
+        (folder / name).write_bytes(content)
+        listing.append([name, hashlib.md5(content).hexdigest()])
+    monkeypatch.setattr(CIFAR10, "train_list", listing[:5])
+    monkeypatch.setattr(CIFAR10, "test_list", listing[5:])
+    return images[0].reshape(5, 3, 32, 32)
+
+
+# ---- harmful files ----
+
+
+def path_of_classifier(dataset: Dataset) -> Path:
+    """Return where the classifier of a data set is kept."""
+    images, labels = dataset.train_images, dataset.train_labels
+    return classifier_path(dataset.name, images, labels, dataset.classes)
 
 
 def measured(
@@ -115,3 +238,24 @@ def measured(
         kept.append((features, logits))
     features, logits = map(torch.cat, zip(*kept, strict=True))
     return statistics, features, logits
+
+
+class Payload:
+    """Unpickled by the book, it makes the folder `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def inflating(path: Path, bomb: str, size: int = 1 << 26) -> None:
+    """Write an archive of a few KB whose only member, `bomb`, unpacks to `size` zeros."""
+    chunk = bytes(1 << 20)
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(bomb, "w") as file,
+    ):
+        for _ in range(size // len(chunk)):
+            file.write(chunk)

@@ -26,19 +26,13 @@ NORMS = ("spectral", "batch", "instance", "layer", "none")
 # ---- networks ----
 
 
-@pytest.mark.parametrize("image_size", [28, 32, 64, 128])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_networks_fit_every_image(image_size: int, channels: int) -> None:
-    generator = Generator(8, 4, channels, image_size, num_classes=5)
-    images = generator(torch.randn(3, 8), torch.tensor([0, 4, 2]))
-    assert images.shape == (3, channels, image_size, image_size)
-    assert images.abs().max() <= 1
-    for norm in NORMS:
-        discriminator = Discriminator(4, channels, image_size, 5, norm, dropout=0.0)
-        logits = discriminator(images, torch.tensor([0, 4, 2]))
-        assert logits.shape == (3,) and logits.dtype == torch.float32
+@pytest.mark.parametrize("norm", NORMS)
+def test_features_are_the_dense_and_the_summed_ones(norm: str) -> None:
+    for image_size in (28, 128):
+        network = Discriminator(4, 3, image_size, 5, norm, dropout=0.0)
         dense, local = 8 * 4, cdcgan.channel_widths(image_size, 4)[1][-1]
-        assert discriminator.features(images).shape == (3, dense + local)
+        features = network.features(torch.randn(3, 3, image_size, image_size))
+        assert features.shape == (3, dense + local)
 
 
 def test_discriminator_sees_what_is_where_and_what_is_anywhere() -> None:

@@ -27,6 +27,7 @@ from support.checkpoints import read_checkpoint
 from support.features import ClassifierFeatures
 from tests.stand_ins import classifier_checkpoint, measured, random_images
 from training.evaluation import Evaluation
+from training.record import Record
 
 CLASSES = ("bag", "coat", "shoe")  # the data set's
 KNOWN = ("shoe", "hat", "bag", "coat")  # the classifier's: one more, in another order
@@ -101,12 +102,12 @@ def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float,
 def test_rows_of_known_answers() -> None:
     """Step and epoch, each mean and each share in its own column, and the line for people."""
     run = object.__new__(training.run.Run)
-    run.real_sign, run.window, run.rows = 1, [], []
+    run.real_sign, run.record = 1, Record(Path("run"), "dcgan")
     run.step, run.steps_per_epoch = 30, 20
     real, fake, after = torch.tensor([2.0, -1.0]), torch.tensor([-3.0, -0.5]), torch.zeros(2)
     run.log(real, fake, after, d_loss=torch.tensor(1.0), g_loss=torch.tensor(0.00001))
     run.log(real + 1, fake + 0.5, after, d_loss=torch.tensor(4.0), g_loss=torch.tensor(-0.0002))
-    row = run.window_row()
+    row = run.record.window_row(run.step, run.step / run.steps_per_epoch)
     expected = {
         "step": 30,
         "epoch": 1.5,
@@ -119,8 +120,8 @@ def test_rows_of_known_answers() -> None:
         "d_right_fake": 0.75,
     }
     assert row == pytest.approx(expected, rel=1e-5)
-    run.rows = [row]
-    assert run.summary() == "d_loss 2.500  g_loss 0.000  D(x) 0.651  D(G(z)) 0.250"
+    run.record.rows = [row]
+    assert run.record.summary() == "d_loss 2.500  g_loss 0.000  D(x) 0.651  D(G(z)) 0.250"
 
 
 @pytest.mark.parametrize("script", [vanilla_gan, dcgan, cdcgan], ids=lambda s: s.__name__)

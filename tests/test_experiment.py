@@ -6,11 +6,8 @@ import argparse
 import csv
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,57 +19,24 @@ from torch import Tensor, nn
 
 import cdcgan
 import training.evaluation
+import training.plots
+import training.record
 import training.run
+import training.saving
 import vanilla_gan
 import wgan_gp
 from data import Batches, load_dataset
 from support.checkpoints import read_checkpoint
 from support.features import ClassifierFeatures
 from support.files import UNFINISHED
-from tests.conftest import CLASSES, TINY, command, refusal
+from tests.conftest import CLASSES, TINY, assert_same_run, equal, refusal
 from tests.stand_ins import classifier_checkpoint
 from training.flags import number
 from training.plots import GIF_SIDE
 from training.start import describe
 
-# Everything random takes part: dropout, noisy labels, mirrored images.
-RANDOM = ["--dropout", "0.2", "--label_noise", "0.1", "--hflip", "--epochs", "4"]
 
-
-def equal(a: Any, b: Any) -> bool:
-    """Whether two checkpoints, or parts of them, are the same to the bit."""
-    if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return type(a) is type(b) and a == b
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    assert (one / "best.pt").is_file() == (other / "best.pt").is_file()
-    for file in {"last.pt", "best.pt"} & {path.name for path in one.iterdir()}:
-        assert equal(read_checkpoint(one / file), read_checkpoint(other / file)), file
-    assert (one / "metrics.csv").read_bytes() == (other / "metrics.csv").read_bytes()
-    samples = sorted(path.name for path in (one / "samples").iterdir())
-    assert samples == sorted(path.name for path in (other / "samples").iterdir())
-    for name in samples:
-        assert (one / "samples" / name).read_bytes() == (other / "samples" / name).read_bytes()
-
-
-@pytest.fixture(scope="module")
-def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
-    """The flags of a run of 4 epochs of 10 steps, and the folder of one that was not stopped."""
-    out = tmp_path_factory.mktemp("runs")
-    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
-    evaluated = ["--features", "classifier", "--eval_samples", "30", "--eval_every", "2"]
-    flags = [*data, *TINY, *RANDOM, *evaluated, "--out_dir", str(out), "--device", "cpu"]
-    cdcgan.main([*flags, "--name", "straight"])
-    return flags, out / "straight"
-
-
-@pytest.mark.parametrize("steps", [7, 10, 33])
+@pytest.mark.parametrize("steps", [7, 33])
 def test_stopped_by_max_steps_and_resumed(straight: tuple[list[str], Path], steps: int) -> None:
     flags, whole = straight
     name = f"max-steps-{steps}"
@@ -85,10 +49,8 @@ def test_stopped_by_max_steps_and_resumed(straight: tuple[list[str], Path], step
     assert_same_run(folder, whole)
 
 
-@pytest.mark.parametrize("at", [13, 19])  # within an epoch, and at the last step of one
-def test_stopped_by_ctrl_c_and_resumed(
+def test_stopped_by_ctrl_c_at_the_end_of_an_epoch_and_resumed(
     straight: tuple[list[str], Path],
-    at: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -96,82 +58,47 @@ def test_stopped_by_ctrl_c_and_resumed(
     get = Batches.__getitem__
 
     def get_and_interrupt(self: Batches, index: int) -> tuple[Tensor, Tensor]:
-        if index == at:
+        if index == 19:
             signal.raise_signal(signal.SIGINT)
         return get(self, index)
 
     with monkeypatch.context() as patch:
         patch.setattr(Batches, "__getitem__", get_and_interrupt)
         with pytest.raises(SystemExit) as end:
-            cdcgan.main([*flags, "--name", f"ctrl-c-{at}"])
-    folder = whole.parent / f"ctrl-c-{at}"
+            cdcgan.main([*flags, "--name", "ctrl-c"])
+    folder = whole.parent / "ctrl-c"
     assert end.value.code == 130
     assert f"python cdcgan.py --resume {folder}" in capsys.readouterr().out
-    assert (
-        read_checkpoint(folder / "last.pt")["step"] == at + 1
-    )  # the step it fell into was finished
+    assert read_checkpoint(folder / "last.pt")["step"] == 20  # the step it fell into was finished
     cdcgan.main(["--resume", str(folder)])
     assert_same_run(folder, whole)
 
 
-def test_killed_and_resumed(straight: tuple[list[str], Path]) -> None:
-    flags, whole = straight
-    folder = whole.parent / "killed"
-    arguments = [*flags, "--name", "killed"]
-    process = subprocess.Popen(
-        command("cdcgan.py", *arguments),
-        stdout=subprocess.DEVNULL,
-        cwd=whole.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # as many as here: sums depend on it
-    )
-    deadline = time.monotonic() + 60
-    while not (folder / "samples" / "epoch_0002.png").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    assert read_checkpoint(folder)["step"] >= 10  # whole, and of the first epoch at least
-    cdcgan.main(["--resume", str(folder)])
-    assert_same_run(folder, whole)
+def test_a_finished_run_can_be_prolonged(flags: list[str], tmp_path: Path) -> None:
+    constant = [*flags, "--lr_decay", "0", "--epochs"]
+    cdcgan.main([*constant, "2", "--name", "constant"])
+    cdcgan.main([*constant, "1", "--name", "prolonged"])
+    folder = tmp_path / "prolonged"
+    cdcgan.main(["--resume", str(folder), "--epochs", "2"])
+    assert_same_run(folder, tmp_path / "constant")
+    assert json.loads((folder / "config.json").read_text())["args"]["epochs"] == 2
 
 
-def test_a_finished_run_can_be_prolonged(straight: tuple[list[str], Path]) -> None:
-    flags, whole = straight
-    constant = [*flags, "--lr_decay", "0"]
-    cdcgan.main([*constant, "--name", "constant"])
-    cdcgan.main([*constant, "--name", "prolonged", "--epochs", "2"])
-    folder = whole.parent / "prolonged"
-    cdcgan.main(["--resume", str(folder), "--epochs", "4"])
-    assert_same_run(folder, whole.parent / "constant")
-    assert json.loads((folder / "config.json").read_text())["args"]["epochs"] == 4
-
-
-def test_rates_rise_again_in_a_prolonged_run(straight: tuple[list[str], Path]) -> None:
+def test_rates_rise_again_in_a_prolonged_run(flags: list[str], tmp_path: Path) -> None:
     """Each step's is that of a run that was as long from the start."""
-    flags, whole = straight
-    folder = whole.parent / "raised"
-    cdcgan.main([*flags, "--name", "raised", "--epochs", "2"])
+    cdcgan.main([*flags, "--name", "raised", "--epochs", "1"])
     factors = []
-    for steps in ("21", "40"):
-        cdcgan.main(["--resume", str(folder), "--epochs", "4", "--max_steps", steps])
-        rate = read_checkpoint(folder / "last.pt")["opt_g"]["param_groups"][0]["lr"]
+    for steps in ("11", "20"):
+        cdcgan.main(["--resume", str(tmp_path / "raised"), "--epochs", "2", "--max_steps", steps])
+        rate = read_checkpoint(tmp_path / "raised")["opt_g"]["param_groups"][0]["lr"]
         factors.append(rate / cdcgan.parse_args([]).lr_g)
-    assert factors == pytest.approx([1.0, 0.05])  # steps 20 and 39 of 40
-
-
-def test_pictures_change_nothing(straight: tuple[list[str], Path]) -> None:
-    flags, whole = straight
-    cdcgan.main([*flags, "--name", "rarely", "--sample_every", "3"])
-    folder = whole.parent / "rarely"
-    assert equal(read_checkpoint(folder / "last.pt"), read_checkpoint(whole / "last.pt"))
-    drawn = sorted(path.name for path in (folder / "samples").iterdir())
-    assert drawn == ["epoch_0000.png", "epoch_0003.png"]
+    assert factors == pytest.approx([1.0, 0.1])  # steps 10 and 19 of 20
 
 
 def test_config_brings_the_arguments_back(straight: tuple[list[str], Path]) -> None:
-    _, whole = straight
-    cdcgan.main(["--config", str(whole / "config.json"), "--name", "from-config"])
-    assert_same_run(whole.parent / "from-config", whole)
+    flags, whole = straight
+    args = cdcgan.parse_args(["--config", str(whole / "config.json")])
+    assert vars(args) == vars(cdcgan.parse_args(flags)) | {"config": args.config}
 
 
 def test_config_is_overruled_by_the_command_line(straight: tuple[list[str], Path]) -> None:
@@ -227,7 +154,7 @@ def test_rows_are_means_over_their_window(flags: list[str], tmp_path: Path) -> N
     end_window = training.run.Run.end_window
 
     def end_and_keep(run: training.run.Run) -> None:
-        seen.append(torch.stack(run.window))
+        seen.append(torch.stack(run.record.window))
         end_window(run)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -273,7 +200,7 @@ def test_logits_are_logged_by_the_sign_that_real_has(
     monkeypatch.setattr(cdcgan, "Run", Watched)
     cdcgan.main([*flags, "--max_steps", "1", "--name", "run"])
     (run,) = runs
-    row = run.window_row()
+    row = run.record.window_row(1, 0.1)
     assert (row["d_right_real"], row["d_right_fake"]) == (0.75, 0.25)
     mean = (3 * torch.tensor(3.0).sigmoid() + torch.tensor(-1.0).sigmoid()).item() / 4
     assert row["d_real"] == row["d_fake"] == row["d_fake_after"] == pytest.approx(mean, rel=1e-6)
@@ -294,14 +221,15 @@ def test_evaluation_has_the_classes_of_the_test_images(pictures: Path, tmp_path:
     assert both.labels.bincount().tolist() == [round(18 * part) for part in share.tolist()]
 
 
-def test_evaluation_changes_nothing(straight: tuple[list[str], Path]) -> None:
+def test_evaluation_and_pictures_change_nothing(straight: tuple[list[str], Path]) -> None:
     flags, whole = straight
-    cdcgan.main([*flags, "--name", "unevaluated", "--features", "none"])
-    one, other = (
-        read_checkpoint(whole.parent / n / "last.pt") for n in (whole.name, "unevaluated")
-    )
+    cdcgan.main([*flags, "--name", "plain", "--features", "none", "--sample_every", "3"])
+    folder = whole.parent / "plain"
+    one, other = (read_checkpoint(path / "last.pt") for path in (whole, folder))
     for name in ("generator", "discriminator", "ema", "opt_g", "opt_d", "random_state", "step"):
         assert equal(one[name], other[name]), name
+    drawn = sorted(path.name for path in (folder / "samples").iterdir())
+    assert drawn == ["epoch_0000.png", "epoch_0003.png"]
 
 
 def test_tensorboard_holds_curves_pictures_and_flags(straight: tuple[list[str], Path]) -> None:
@@ -326,8 +254,8 @@ def test_gif_shows_every_epoch_at_the_same_size(straight: tuple[list[str], Path]
 
 def test_classes_that_were_swapped_are_other_data(pictures: Path) -> None:
     images = load_dataset("folder", pictures, 28).train_images
-    assert training.run.fingerprint(images) == training.run.fingerprint(images.clone())
-    assert training.run.fingerprint(images) != training.run.fingerprint(images.flip(0))
+    assert training.saving.fingerprint(images) == training.saving.fingerprint(images.clone())
+    assert training.saving.fingerprint(images) != training.saving.fingerprint(images.flip(0))
 
 
 def test_long_runs_draw_fewer_pictures(
@@ -345,20 +273,18 @@ def test_large_pictures_make_smaller_gifs(tmp_path: Path) -> None:
     path = tmp_path / "epoch_0007.png"
     for side, expected in (GIF_SIDE, GIF_SIDE), (GIF_SIDE + 2, GIF_SIDE // 2 + 1):
         Image.new("RGB", (side, 60), "red").save(path)
-        frame = training.run.captioned(path)
+        frame = training.plots.captioned(path)
         assert frame.width == expected and frame.getpixel((expected - 1, 29)) == (255, 0, 0)
 
 
 def test_long_runs_make_short_gifs(straight: tuple[list[str], Path], tmp_path: Path) -> None:
-    run = object.__new__(training.run.Run)
-    run.folder, run.rows, run.window, run.step = tmp_path, [], [], 0
     (tmp_path / "samples").mkdir()
     for epoch in range(150):
         picture = Image.new("L", (40, 40), epoch)
         picture.save(tmp_path / "samples" / f"epoch_{epoch:04d}.png")
-    run.finish()
+    training.plots.draw_results(tmp_path, [], lambda warning: None)
     gif = Image.open(tmp_path / "training.gif")
-    assert gif.n_frames == training.run.GIF_FRAMES  # type: ignore[attr-defined]
+    assert gif.n_frames == training.plots.GIF_FRAMES  # type: ignore[attr-defined]
 
 
 def test_describe_lists_layers_shapes_and_parameters() -> None:
@@ -374,14 +300,14 @@ def test_plot_of_one_run_and_of_several(
     straight: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [str(straight[1]), str(straight[1])]
-    training.run.main(["plot", runs[0], "--save_path", str(tmp_path / "one")])
-    training.run.main(["plot", *runs, "--save_path", str(tmp_path / "two")])
+    training.plots.main(["plot", runs[0], "--save_path", str(tmp_path / "one")])
+    training.plots.main(["plot", *runs, "--save_path", str(tmp_path / "two")])
     for name in ("losses.png", "metrics.png"):
         assert Image.open(tmp_path / "one" / name).size[1] > 300
         assert (tmp_path / "two" / name).stat().st_size > 0
     (tmp_path / "metrics.csv").write_text("step,epoch\n1,x\n")
-    assert "damaged" in refusal(training.run.main, ["plot", str(tmp_path)], capsys)
-    assert "absent" in refusal(training.run.main, ["plot", str(tmp_path / "absent")], capsys)
+    assert "damaged" in refusal(training.plots.main, [str(tmp_path)], capsys)
+    assert "absent" in refusal(training.plots.main, [str(tmp_path / "absent")], capsys)
 
 
 def write_rows(folder: Path, metrics: str = "") -> str:
@@ -399,19 +325,19 @@ def test_plot_of_runs_that_the_font_cannot_write(
     monkeypatch.chdir(tmp_path)
     for name in ("a", "caf\u00e9", "\u65e5\u672c"):
         write_rows(Path(name), ",fcd")
-    training.run.main(["plot", "a", "caf\u00e9", "--save_path", "two"])
-    training.run.main(["plot", "\u65e5\u672c"])  # without a legend
+    training.plots.main(["plot", "a", "caf\u00e9", "--save_path", "two"])
+    training.plots.main(["plot", "\u65e5\u672c"])  # without a legend
     assert capsys.readouterr().err == ""
-    training.run.main(["plot", "\u65e5\u672c", "a", "--save_path", "two"])
+    training.plots.main(["plot", "\u65e5\u672c", "a", "--save_path", "two"])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: ") and line.endswith("'\u65e5\u672c' is drawn as run 1")
 
 
 def test_plot_leaves_no_older_plot_beside_its_own(tmp_path: Path) -> None:
     with_metrics, without = write_rows(tmp_path / "a", ",fcd"), write_rows(tmp_path / "b")
-    training.run.main(["plot", with_metrics, "--save_path", str(tmp_path / "out")])
+    training.plots.main(["plot", with_metrics, "--save_path", str(tmp_path / "out")])
     assert (tmp_path / "out" / "metrics.png").exists()
-    training.run.main(["plot", without, "--save_path", str(tmp_path / "out")])
+    training.plots.main(["plot", without, "--save_path", str(tmp_path / "out")])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["losses.png"]
 
 
@@ -478,10 +404,10 @@ def test_number_keeps_to_its_interval(
 def test_a_d_that_has_won_is_told_once(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training.run, "WON_STEPS", 20)
+    monkeypatch.setattr(training.run, "WON_STEPS", 10)
     slow, fast = "1e-8", "1e-2"
     for name, lr_d, warnings in (("won", fast, 1), ("even", slow, 0)):
-        argv = [*flags, "--name", name, "--epochs", "8", "--lr_d", lr_d, "--lr_g", slow]
+        argv = [*flags, "--name", name, "--epochs", "4", "--lr_d", lr_d, "--lr_g", slow]
         vanilla_gan.main([*argv, "--dropout", "0"])
         assert capsys.readouterr().err.count("warning: D has won") == warnings
 
@@ -490,12 +416,11 @@ def test_saturated_samples_are_told_once(
     flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, lr_g, warnings in (("wild", "1", 1), ("tame", "1e-4", 0)):
-        vanilla_gan.main([*flags, "--name", name, "--epochs", "3", "--lr_g", lr_g, "--ema", "0"])
+        vanilla_gan.main([*flags, "--name", name, "--epochs", "1", "--lr_g", lr_g, "--ema", "0"])
         assert capsys.readouterr().err.count("warning: saturated samples") == warnings
-    run = object.__new__(training.run.Run)
-    run.warned = set()
+    record = training.record.Record(Path("run"), "dcgan")
     for what in ("cold: 3 degrees", "cold: 2 degrees", "wind: north"):
-        run.warn(what)
+        record.warn(what)
     assert capsys.readouterr().err == "warning: cold: 3 degrees\nwarning: wind: north\n"
 
 
@@ -535,6 +460,6 @@ def test_a_classifier_of_other_classes_is_a_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = ClassifierFeatures(classifier_checkpoint(classes=3))
-    monkeypatch.setattr(training.evaluation, "classifier_for", lambda *_: other)
+    monkeypatch.setattr(training.classifier, "classifier_for", lambda *_: other)
     argv = [*flags, "--name", "run", "--features", "classifier"]
     assert "does not know bag, coat, shoe" in refusal(cdcgan.main, argv, capsys)

@@ -7,9 +7,6 @@ weights, the same in each.
 from support.command import InputError
 
 import hashlib
-import http.server
-import io
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,27 +18,28 @@ from torch import Tensor, nn
 from torchvision.models import Inception3
 
 import support.features
+import training.classifier
 from data import Dataset, load_dataset
 from support.features import (
     ClassifierFeatures,
     build_inception,
-    classifier_path,
     load_classifier,
     load_features,
     load_inception,
 )
-from support.files import save_tensors
-from tests.conftest import CLASSES, refusal
+from support.files import save_tensors, user_cache
+from tests.conftest import CLASSES, Serve, refusal, reply
 from tests.stand_ins import (
     Payload,
     classifier_checkpoint,
     counters,
     inception_state,
+    inflating,
+    path_of_classifier,
     random_classifier,
     random_images,
     random_inception,
 )
-from tools.damage import inflating
 from training.classifier import classifier_for, pack_classifier, train_classifier
 
 Capture = pytest.CaptureFixture[str]
@@ -144,7 +142,7 @@ def test_each_block_pools_as_tensorflow_did() -> None:
 @pytest.mark.parametrize("kind", ["inception", "classifier"])
 def test_batch_size_does_not_matter_and_grey_is_repeated_rgb(kind: str) -> None:
     network = random_inception() if kind == "inception" else random_classifier(3, 32)
-    images = random_images(9, 1, 28)
+    images = random_images(3, 1, 28)
     together = network(images)
     for number, one in enumerate(images.split(1)):
         for found, expected in zip(network(one), together, strict=True):
@@ -212,10 +210,10 @@ def write_weights(path: Path, **changes: Tensor | None) -> Path:
     return path
 
 
-def test_weights_load_with_and_without_counters(tmp_path: Path) -> None:
+def test_weights_load_with_and_without_counters(inception_weights: Path, tmp_path: Path) -> None:
     images = random_images(1, 1, 28)
     expected = random_inception()(images)[0]
-    without = load_inception(write_weights(tmp_path / "without.pth"))
+    without = load_inception(inception_weights)
     torch.save({**inception_state(), **counters(inception_state())}, tmp_path / "with.pth")
     for network in (without, load_features("inception", inception_path=tmp_path / "with.pth")):
         assert torch.equal(network(images)[0], expected)
@@ -238,14 +236,14 @@ def test_weights_of_another_network(changes: dict, says: str, tmp_path: Path) ->
     assert says in str(refused.value)
 
 
-def test_weights_that_are_none(tmp_path: Path) -> None:
-    whole = write_weights(tmp_path / "whole.pth").read_bytes()
+def test_weights_that_are_none(inception_weights: Path, tmp_path: Path) -> None:
+    whole = inception_weights.read_bytes()
     (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.pth").write_text("not weights\n" * 100)
     (tmp_path / "empty.pth").touch()
     torch.save([1, 2, 3], tmp_path / "list.pth")
     torch.save({"state": Payload(tmp_path / "ran")}, tmp_path / "payload.pth")
-    inflating(tmp_path / "bomb.pth", {}, "bomb/data/0")
+    inflating(tmp_path / "bomb.pth", "bomb/data/0")
     (tmp_path / "folder.pth").mkdir()
     for name in "half text empty list payload bomb folder nowhere".split():
         with pytest.raises(InputError) as refused:
@@ -256,46 +254,28 @@ def test_weights_that_are_none(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
-Serve = Callable[[bytes], str]
+ServeWeights = Callable[[bytes], str]
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Serve]:
-    """serve(content): FID's weights come from this machine, and are kept below tmp_path."""
-    servers = []
+def serve_weights(serve: Serve, own_cache: None, monkeypatch: pytest.MonkeyPatch) -> ServeWeights:
+    """serve_weights(content): FID's weights come from this machine."""
 
     def start(content: bytes) -> str:
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        url = f"http://127.0.0.1:{server.server_port}/weights.pth"
+        url = serve(lambda handler: reply(handler, content, len(content))) + "weights.pth"
         monkeypatch.setattr(support.features, "INCEPTION_URL", url)
         return url
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    return start
 
 
-def test_mirror_with_wrong_bytes_leaves_no_file(serve: Serve, tmp_path: Path) -> None:
-    url = serve(b"not the weights")
+def test_mirror_with_wrong_bytes_leaves_no_file(serve_weights: ServeWeights) -> None:
+    url = serve_weights(b"not the weights")
     with pytest.raises(InputError, match="wrong checksum") as refused:
         load_inception()
     assert url in str(refused.value) and "--inception_path" in str(refused.value)
     assert "\n" not in str(refused.value)
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert not [path for path in user_cache().rglob("*") if path.is_file()]
 
 
 def test_no_mirror_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -305,11 +285,12 @@ def test_no_mirror_at_all(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         load_features("inception")
 
 
-def test_weights_are_downloaded_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    buffer = io.BytesIO()
-    torch.save(inception_state(), buffer)
-    serve(buffer.getvalue())
-    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+def test_weights_are_downloaded_once(
+    serve_weights: ServeWeights, inception_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = inception_weights.read_bytes()
+    serve_weights(content)
+    digest = hashlib.sha256(content).hexdigest()
     monkeypatch.setattr(support.features, "INCEPTION_SHA256", digest)
     images = random_images(1, 1, 28)
     first = load_inception()
@@ -366,7 +347,7 @@ def test_what_is_no_classifier(tmp_path: Path) -> None:
     torch.save({name: good[name] for name in good if name != "label"}, tmp_path / "nameless.pt")
     torch.save([good], tmp_path / "list.pt")
     torch.save({**good, "label": Payload(tmp_path / "ran")}, tmp_path / "payload.pt")
-    inflating(tmp_path / "bomb.pt", {}, "bomb/data/0")
+    inflating(tmp_path / "bomb.pt", "bomb/data/0")
     torch.save({**good, "image_size": 10**9}, tmp_path / "size.pt")
     state = {**good["state"], "linear.weight": torch.zeros(1).expand(1 << 20, 1 << 20)}
     torch.save({**good, "state": state}, tmp_path / "huge.pt")
@@ -421,12 +402,12 @@ def test_a_folders_classifier_is_trained_once(
     shades: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cpu, path = torch.device("cpu"), classifier_path(shades)
+    cpu, path = torch.device("cpu"), path_of_classifier(shades)
     trained = classifier_for(shades, "shades", cpu)
     assert "training a classifier of shades" in capsys.readouterr().out
     assert path.is_relative_to(tmp_path) and load_classifier(path).name == trained.name
     with monkeypatch.context() as patch:
-        patch.setattr(support.features, "train_classifier", None)  # a second time would fail
+        patch.setattr(training.classifier, "train_classifier", None)  # a second time would fail
         assert classifier_for(shades, "shades", cpu).name == trained.name
     # Where it cannot be kept it is used all the same.
     (tmp_path / "file").write_text("")
@@ -442,24 +423,24 @@ def test_a_folders_classifier_is_trained_once(
         shades.test_labels,
         shades.classes,
     )
-    assert classifier_path(fewer) != path  # other images, another classifier
+    assert path_of_classifier(fewer) != path  # other images, another classifier
     renamed = replace(shades, name="folder", train_images=shades.train_images.flip(0))
-    assert classifier_path(renamed) != path  # the same images under others' names
+    assert path_of_classifier(renamed) != path  # the same images under others' names
     flat = Dataset("folder", *(shades.train_images, shades.train_labels) * 2, classes=())
     with pytest.raises(InputError, match="no classes"):
         classifier_for(flat, tmp_path, cpu)
     known = Dataset("mnist", *(shades.train_images, shades.train_labels) * 2, classes=CLASSES)
-    assert classifier_path(known) == support.features.PRETRAINED / "classifier-mnist.pt"
+    assert path_of_classifier(known) == support.features.PRETRAINED / "classifier-mnist.pt"
 
 
 def test_command(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
     path = tmp_path / "classifier.pt"
     data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
     rest = ["--epochs", "1", "--label", "shades", "--save_path", str(path), "--device", "cpu"]
-    support.features.main([*data, *rest])
+    training.classifier.main([*data, *rest])
     assert str(path) in capsys.readouterr().out
     assert load_classifier(path).name.startswith("shades classifier ")
-    assert "--save_path" in refusal(support.features.main, data, capsys)
+    assert "--save_path" in refusal(training.classifier.main, data, capsys)
     data += ["--save_path", str(tmp_path / "another.pt")]
     for argv, says in (
         (["--dataset", "imagenet"], "--dataset"),
@@ -469,7 +450,7 @@ def test_command(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
         ([*data, "--seed", "-1"], "--seed"),
         ([*data, "--data_dir", str(pictures / "train" / CLASSES[0])], "no classes"),
     ):
-        assert says in refusal(support.features.main, argv, capsys)
+        assert says in refusal(training.classifier.main, argv, capsys)
 
 
 # ---- against other projects, and the committed weights ----

@@ -13,19 +13,19 @@ from PIL import Image, ImageChops, ImageSequence
 
 import cdcgan
 import generate
+import training.plots
+import training.run
 from data import load_dataset
 from support.checkpoints import load_generator, read_checkpoint
 from support.drawing import GIF_SIDE, check_layout, draw_grid, lay_out, save_gif
 from support.sampling import noise, sample, slerp
-from tests.conftest import CLASSES, TINY, refusal
+from tests.conftest import CLASSES, folder_flags, refusal
 
 
 @pytest.fixture(scope="module")
 def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained")
-    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
-    end = ["--out_dir", str(out), "--name", "run", "--max_steps", "20", "--device", "cpu"]
-    cdcgan.main([*data, *TINY, *end])
+    cdcgan.main([*folder_flags(pictures, out), "--name", "run", "--max_steps", "20"])
     return out / "run"
 
 
@@ -152,7 +152,7 @@ def test_an_exported_generator_draws_the_same(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "new" / "small.pt"
-    generate.main(["--load_path", str(trained), "--export", str(path)])
+    training.plots.main(["export", str(trained), str(path)])
     content = torch.load(path, weights_only=True)
     assert set(content) >= {"script", "dataset", "classes", "generator_args", "command", "scores"}
     assert content["command"].startswith("python cdcgan.py --z_dim=8 --ngf=4")
@@ -162,11 +162,7 @@ def test_an_exported_generator_draws_the_same(
     z, labels = noise(6, 8, seed=0), torch.arange(6) % 3
     whole, small = (sample(load_generator(p)[0], z, labels).int() for p in (trained, path))
     assert (whole - small).abs().max() <= 3  # of 255: float16's digits
-    argv = ["--load_path", "nowhere", "--export", str(path)]
-    assert "nowhere" in refusal(generate.main, argv, capsys)
-    assert "no other flag" in refusal(generate.main, [*argv, "--class", "bag"], capsys)
-    exported = ["--load_path", str(path), "--export", str(tmp_path / "again.pt")]
-    assert "holds no metrics" in refusal(generate.main, exported, capsys)
+    assert "nowhere" in refusal(training.plots.main, ["export", "nowhere", str(path)], capsys)
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:

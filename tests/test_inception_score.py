@@ -17,7 +17,6 @@ from inception_score import inception_score
 from tests.conftest import refusal
 from tests.stand_ins import (
     classifier_checkpoint,
-    inception_state,
     random_classifier,
     random_images,
     random_inception,
@@ -165,10 +164,10 @@ def test_command(command: Path, capsys: Capture) -> None:
     assert found["splits"] == 3
 
 
-def test_command_through_inception(command: Path, capsys: Capture) -> None:
-    torch.save(inception_state(), command / "weights.pth")
+def test_command_through_inception(command: Path, inception_weights: Path, capsys: Capture) -> None:
     save_npz(random_images(3, 3, 32), None, command / "three.npz")
-    script.main(["three.npz", "--inception_path", "weights.pth", "--splits", "1", "--json"])
+    weights = ["--inception_path", str(inception_weights)]
+    script.main(["three.npz", *weights, "--splits", "1", "--json"])
     found = json.loads(capsys.readouterr().out)
     expected = inception_score(random_inception()(random_images(3, 3, 32))[1], splits=1)
     assert found["mean"] == pytest.approx(expected[0], rel=1e-5)

@@ -31,8 +31,7 @@ import vanilla_gan
 import wgan_gp
 from data import Batches
 from support.checkpoints import read_checkpoint
-from tests.conftest import ROOT
-from tests.test_experiment import RANDOM, assert_same_run
+from tests.conftest import RANDOM, ROOT, assert_same_run
 
 SCRIPTS = {script.__name__: script for script in (vanilla_gan, dcgan, cdcgan, wgan_gp)}
 # Without dropout, which differs between processes.
@@ -221,7 +220,7 @@ def test_the_first_alone_does_what_it_alone_may(monkeypatch: pytest.MonkeyPatch)
     done = []
     append = first_only(lambda number: done.append(number))
     for rank in (0, 1):
-        monkeypatch.setattr("parallel.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("support.processes.rank", lambda rank=rank: rank)
         append(rank)
     assert done == [0]
 

@@ -18,10 +18,10 @@ from support.checkpoints import SCRIPTS, load_generator
 from support.device import EVALUATION, seeded
 from support.features import load_features
 from support.sampling import sample
-from tests.conftest import ROOT
+from tests.conftest import ROOT, tool
 from tests.stand_ins import measured
-from tools.record_results import recorded
 
+recorded = tool("record_results").recorded
 GENERATORS = sorted((ROOT / "pretrained").glob("*gan*.pt"))
 every_generator = pytest.mark.parametrize("path", GENERATORS, ids=lambda path: path.stem)
 

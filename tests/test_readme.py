@@ -13,6 +13,7 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import pytest
 import torch
@@ -22,21 +23,23 @@ import demo
 import fid
 import generate
 import support.checkpoints
-from tests.conftest import ROOT, make_pictures
+import support.features
+from tests.conftest import ROOT, make_pictures, tool
 from tests.stand_ins import random_classifier, random_images
-from tools import flags_table, quick_start, record_results, what_metrics_see
 
+quick_start, record_results = tool("quick_start"), tool("record_results")
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 TEXT = "\n".join(PAGES.values())
 SCRIPTS = support.checkpoints.SCRIPTS
 TINY = "--max_steps 2 --batch_size 10 --z_dim 8 --ngf 4 --ndf 4 --eval_samples 20"
+TOOLS = ("tools/", "benchmarks/")
 LAUNCH = ("--standalone", "--nproc_per_node=2")
 # What is added to a command so that it is over in a second.
 BUDGET = {
     **dict.fromkeys([f"{script}.py" for script in SCRIPTS], TINY),
     "fid.py": "--num_images 60",
     "inception_score.py": "--num_images 60",
-    "features.py": "--epochs 1 --save_path classifier.pt",
+    "training/classifier.py": "--epochs 1 --save_path classifier.pt",
     "demo.py": "--port 0",
 }
 
@@ -50,6 +53,11 @@ def help_of(script: str) -> str:
     return printed.getvalue()
 
 
+def flags_of(script: str) -> str:
+    """A text that names the script's flags: its help, or a tool's source, which is quicker."""
+    return (ROOT / script).read_text() if script.startswith(TOOLS) else help_of(script)
+
+
 def commands() -> list[list[str]]:
     """Every command in a code block or between backticks that runs one of our scripts."""
     blocks = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
@@ -60,12 +68,33 @@ def commands() -> list[list[str]]:
     for words in (shlex.split(part, comments=True) for line in lines for part in line.split("&&")):
         if words[:1] == ["torchrun"]:  # what it starts, once: tests/test_parallel.py starts two
             words = ["python", *(word for word in words[1:] if word not in LAUNCH)]
+        if words[:2] == ["python", "-m"] and words[2].startswith("training."):
+            words = ["python", words[2].replace(".", "/") + ".py", *words[3:]]
         if words[:1] == ["python"] and words[1:] and words[1].endswith(".py"):
             found.append(words)
     return found
 
 
-OURS = sorted({shlex.join(w[1:]) for w in commands() if not w[1].startswith("tests/")})
+OURS = sorted({shlex.join(w[1:]) for w in commands() if not w[1].startswith(TOOLS)})
+
+
+def kind(line: str) -> tuple[str, ...]:
+    """Return what two commands share that do the same: a training command's data, or all flags."""
+    script, *argv = shlex.split(line)
+    if script.removesuffix(".py") in SCRIPTS:
+        at = argv.index("--dataset") + 1 if "--dataset" in argv else None
+        data = "fashion_mnist" if at is None else argv[at]
+        return script, data, *(x for x in argv if x in ("--classes", "--resume", "--help"))
+    return script, *argv[:1], *sorted(word for word in argv if word.startswith("--"))
+
+
+def one_of_a_kind() -> list[Any]:
+    """Return all commands. The default tests run one of each kind, the slow tests the others."""
+    slow, seen, params = pytest.mark.slow, set(), []
+    for line in OURS:
+        params.append(pytest.param(line, marks=slow if kind(line) in seen else (), id=line))
+        seen.add(kind(line))
+    return params
 
 
 def test_every_link_leads_somewhere() -> None:
@@ -92,17 +121,14 @@ def test_every_command_has_its_script_and_flags() -> None:
         script = words[1]
         assert (ROOT / script).is_file(), script
         for word in words[2:]:
-            if word.startswith("--") and not script.startswith("tests/"):
-                assert re.search(rf"{word.partition('=')[0]}\b", help_of(script)), (script, word)
+            if word.startswith("--"):
+                assert re.search(rf"{word.partition('=')[0]}\b", flags_of(script)), (script, word)
 
 
 def test_every_flag_in_the_text_is_one_of_a_script() -> None:
-    scripts = sorted({words[1] for words in commands() if not words[1].startswith("tests/")})
-    others = (
-        " --logdir --table --kills --cases --commands --minutes --run --index-url --standalone "
-        "--nproc_per_node "
-    )
-    known = "".join(help_of(script) for script in scripts) + others
+    scripts = {words[1] for words in commands()} | {"tools/record_results.py"}
+    known = " --logdir --index-url --standalone --nproc_per_node "
+    known += "".join(map(flags_of, sorted(scripts)))
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", TEXT)):
         assert re.search(rf"{flag}\b", known), flag
 
@@ -117,7 +143,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         small_world(patch, stage)
         main = importlib.import_module("cdcgan").main
-        main([*TINY.split(), "--max_steps", "60", "--name", "RUN", "--device", "cpu"])
+        main([*TINY.split(), "--max_steps", "20", "--name", "RUN", "--device", "cpu"])
         samples = ["--num_images", "150", "--save_path", "t.npz"]
         importlib.import_module("generate").main(["--load_path", "runs/RUN", *samples])
     for name in {*re.findall(r"runs/([A-Z]+)\b", TEXT)} - {"RUN"}:
@@ -126,11 +152,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small_world(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Stand in `folder`; the data sets have 600 images, and nothing is fetched."""
+    """Stand in `folder`; the data sets have 200 images, and nothing is fetched."""
 
     def arrays(channels: int, size: int) -> list[object]:
-        images = random_images(600, channels, size).numpy()
-        labels = (torch.arange(600) % 10).numpy()
+        images = random_images(200, channels, size).numpy()
+        labels = (torch.arange(200) % 10).numpy()
         return [images, labels, images[:100], labels[:100]]
 
     patch.chdir(folder)
@@ -145,9 +171,11 @@ def small_world(patch: pytest.MonkeyPatch, folder: Path) -> None:
 def test_every_answer_applies_and_trains(patch: Path, tmp_path: Path, flags: list[str]) -> None:
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
+    for name in ("support", "training"):
+        shutil.copytree(ROOT / name, tmp_path / name)
     subprocess.run(["git", "apply", str(patch)], cwd=tmp_path, check=True)
     touched = re.findall(r"^\+\+\+ b/(.*)", patch.read_text(), re.MULTILINE)
-    script = next((name for name in touched if name != "layers.py"), "dcgan.py")
+    script = next((name for name in touched if not name.endswith("layers.py")), "dcgan.py")
     command = [sys.executable, script, *flags, "--max_steps", "3", "--name", "run"]
     subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "run/last.pt").is_file()
@@ -162,24 +190,36 @@ def test_the_answers_code_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> 
         exec(block.replace("10_000", "50").replace('["critic"]', '["generator"]'), {})
 
 
-@pytest.mark.parametrize("line", OURS)
+def test_every_training_command_is_parsed() -> None:
+    for script, *argv in map(shlex.split, OURS):
+        if script.removesuffix(".py") in SCRIPTS and not {"--resume", "--help"} & set(argv):
+            importlib.import_module(script.removesuffix(".py")).parse_args(argv)
+
+
+@pytest.mark.parametrize("line", one_of_a_kind())
 def test_every_command_runs(
     line: str, stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_world(monkeypatch, stage)
     # Not Inception, whose features of these few pictures would take minutes.
-    monkeypatch.setattr("features.load_inception", lambda path=None: random_classifier(3, 32))
+    monkeypatch.setattr(
+        "support.features.load_inception", lambda path=None: random_classifier(3, 32)
+    )
     monkeypatch.setattr(demo.ThreadedWSGIServer, "serve_forever", lambda server: None)
     script, *argv = shlex.split(line)
     argv += BUDGET.get(script, "").split()
     if BUDGET.get(script) == TINY and "--resume" not in argv:
         argv += ["--out_dir", str(tmp_path)]  # two runs of one second would have the same name
     if "--resume" in argv:
-        argv = [*argv[: argv.index("--max_steps")], "--max_steps", "62"]
+        argv = [*argv[: argv.index("--max_steps")], "--max_steps", "22"]
+    if BUDGET.get(script) == TINY and "folder" in argv:
+        argv += ["--features", "none"]  # not a classifier of images that large
+    if "--gif" in argv:
+        argv += ["--grid_size", "1"]
     if script == "generate.py" and "--num_images" in argv:
         argv += ["--num_images", "20"]
     monkeypatch.setattr("sys.argv", [script, *argv])
-    main = importlib.import_module(script.removesuffix(".py")).main
+    main = importlib.import_module(script.removesuffix(".py").replace("/", ".")).main
     if "--help" in argv:
         with pytest.raises(SystemExit, match="0"):
             main()
@@ -192,7 +232,7 @@ def test_nothing_is_left_to_fill_in() -> None:
 
 
 def test_the_flags_of_the_reference_are_the_parsers() -> None:
-    assert flags_table.tables() in PAGES[ROOT / "docs/reference.md"]
+    assert tool("flags_table").tables() in PAGES[ROOT / "docs/reference.md"]
 
 
 def test_the_results_table_is_what_was_recorded() -> None:
@@ -369,7 +409,7 @@ def compare(shown: list[str], found: list[float]) -> None:
 def test_what_the_metrics_see_is_as_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """Two of the rows, measured anew; the last digit is left to other machines' rounding."""
     kept = ("memorising", "noise")
-    what_metrics_see.main(kept)
+    tool("what_metrics_see").main(kept)
     found = [line.strip("|").split("|") for line in capsys.readouterr().out.splitlines()[2:]]
     shown = [r for r in rows_of("course.md", "| fault | FCD |") if r[0].startswith(kept)]
     assert len(shown) == len(found) == len(kept)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from torchvision.datasets import FashionMNIST
 
 import support.download
 from data import load_dataset
@@ -21,7 +21,7 @@ def test_package_is_fetched_where_there_is_no_copy(
 ) -> None:
     """No copy on the system and no mirror: the package's, and the second time the one it left."""
     monkeypatch.setattr(support.download, "SYSTEM_FOLDERS", {})
-    monkeypatch.setattr(support.download.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     dataset = load_dataset("fashion_mnist", tmp_path / "data")
     assert dataset.train_images.shape == (60_000, 1, 28, 28)
     left = sorted(path.name for path in (tmp_path / "data" / "fashion_mnist").iterdir())
@@ -66,9 +66,11 @@ def test_an_epoch_gives_pictures_of_the_class_asked_for(tmp_path: Path) -> None:
         assert ratio > 0.4, dataset.classes[label]
 
 
-def test_grid_from_the_command(tmp_path: Path) -> None:
-    end = run("cdcgan.py", "--max_steps", "2", "--name", "tiny", cwd=tmp_path)
-    assert end.returncode == 0, end.stderr
-    end = run("generate.py", "--load_path", "runs/tiny", "--grid_size", "8", cwd=tmp_path)
-    assert end.returncode == 0, end.stderr
-    assert Image.open(tmp_path / "samples" / "grid.png").height == (10 * 29 + 1) * 2
+def test_real_fashion_mnist(tmp_path: Path) -> None:
+    dataset = load_dataset("fashion_mnist", tmp_path)
+    assert dataset.train_images.shape == (60000, 1, 28, 28)
+    assert dataset.test_images.shape == (10000, 1, 28, 28)
+    assert dataset.train_labels.bincount().tolist() == [6000] * 10
+    assert dataset.test_labels.bincount().tolist() == [1000] * 10
+    assert abs(dataset.train_images.float().mean() / 255 - 0.2860) < 1e-4
+    assert dataset.classes[dataset.train_labels[0]] == "Ankle boot"

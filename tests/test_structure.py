@@ -121,18 +121,19 @@ def test_classes_are_small() -> None:
                 assert lines <= 280, f"{name}.{node.name} has {lines} lines"
 
 
+def names_of(path: Path) -> set[str]:
+    """Return the names that a file defines: functions, classes, constants."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            names |= {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return names
+
+
 def test_names_are_imported_from_the_module_that_defines_them() -> None:
-    defined = {}
-    for name, path in product().items():
-        body = ast.parse(path.read_text(encoding="utf-8")).body
-        names = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        for node in body:
-            targets = node.targets if isinstance(node, ast.Assign) else []
-            targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
-            for target in targets:
-                parts = target.elts if isinstance(target, ast.Tuple) else [target]
-                names |= {part.id for part in parts if isinstance(part, ast.Name)}
-        defined[name] = names
+    defined = {name: names_of(path) for name, path in product().items()}
     for path in (ROOT / name for name in tracked() if name.endswith(".py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module in defined:

@@ -1,6 +1,7 @@
-"""The tool that proves that training did not change."""
+"""tools/: they run, and the one that proves that training did not change tells what did."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,8 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import ROOT, refusal
-from tools import same_training
+from tests.conftest import ROOT, refusal, tool
 
 # A script that trains nothing: it copies the checkpoint that was committed with it.
 SCRIPT = """
@@ -23,6 +23,7 @@ folder = Path("runs", sys.argv[sys.argv.index("--name") + 1])  # fails where it 
 folder.mkdir(parents=True)
 shutil.copy(Path(__file__).with_name("weights.pt"), folder / "last.pt")
 """
+same_training = tool("same_training")
 ROW = "wgan_gp.py --norm none"  # one row of the tool's table begins so
 ONES = torch.ones(2)
 
@@ -158,3 +159,42 @@ def test_a_commit_trains_as_itself() -> None:
     done = subprocess.run([*command, "--only", ROW], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 of 1 configurations differ" in done.stdout
+
+
+# ---- the stress tools, briefly ----
+
+
+def figures(name: str, *argv: str) -> str:
+    """What a tool prints. It runs in a process of its own because it forks."""
+    line = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *argv]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_damaged_input_is_refused() -> None:
+    said = figures("corrupt_inputs", "--cases", "195", "--commands", "5")
+    refused = re.search(r"refused: (\d+)", said)
+    assert refused and int(refused[1]) >= 100, said  # not everything was harmless
+
+
+@pytest.mark.slow
+def test_runs_survive_kills() -> None:
+    """Runs of several data sets. Some kills wait until the data is being made ready."""
+    said = figures("kill_runs", "--kills", "12", "--seed", "0")
+    counts = {name: int(count) for name, count in re.findall(r"([\w' -]+): (\d+)", said)}
+    counts = {name.strip(): count for name, count in counts.items()}
+    assert counts["kills"] == 12
+    aimed = [counts[phase] for phase in ("download", "unpacking", "folder's cache")]
+    assert sum(aimed) >= 3, said  # not each: between seeing a phase and the kill, it may end
+
+
+@pytest.mark.slow
+def test_2000_steps_take_no_more_memory_files_or_time_than_500() -> None:
+    said = figures("long_run", "--steps", "2000", "--script", "vanilla_gan")
+    rows = re.findall(r"^ *([\d,]+) +([\d.]+) MB +(\d+) +([\d.]+) ms$", said, re.MULTILINE)
+    assert [row[0] for row in rows] == ["500", "1,000", "1,500", "2,000"], said
+    memory, files, seconds = ([float(row[i]) for row in rows] for i in (1, 2, 3))
+    assert memory[3] < memory[0] + 10 and files[3] == files[0], said
+    assert seconds[3] < 2 * seconds[1], "each step takes longer than those before"

@@ -1,12 +1,7 @@
-"""The commands in poor surroundings, and what of other devices a machine without them can try."""
+"""support/device.py: what a machine without a GPU can try of the code for one."""
 
 from support.command import InputError
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,52 +9,6 @@ import torch
 
 import support.device
 from support.device import autocast_for, pick_device, random_state, restore_random_state
-from tests.conftest import ROOT, TINY
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A copy of the repository into which nothing can be written."""
-    folder = tmp_path / "checkout"
-    folder.mkdir()
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, folder)
-    shutil.copytree(ROOT / "pretrained", folder / "pretrained")
-    for path in (*folder.rglob("*"), folder):
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    return folder
-
-
-@pytest.mark.slow
-def test_commands_in_poor_surroundings(checkout: Path, pictures: Path, tmp_path: Path) -> None:
-    """One core, a read-only checkout, no HOME, the locale C, output into files, no input at all."""
-    env = {name: os.environ[name] for name in ("PATH", "XDG_CACHE_HOME")}
-    env |= {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
-    # root may write anywhere, unless this right is taken from it
-    bound = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-all"]
-    prefix = [*core, *(bound if os.geteuid() == 0 else []), "sh", "-c", 'exec "$@" <&-', "sh"]
-    before = {path.name for path in checkout.rglob("*")}
-    with pytest.raises(subprocess.CalledProcessError):  # it is read-only indeed
-        subprocess.run([*prefix, "touch", str(checkout / "x")], check=True, capture_output=True)
-
-    run = tmp_path / "runs" / "poor"
-    data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
-    evaluated = ["--features", "classifier", "--eval_samples", "30", "--epochs", "1"]
-    place = ["--out_dir", "runs", "--name", "poor", "--device", "cpu"]
-    classes = [str(pictures / "train" / name) for name in ("bag", "coat")]
-    for command in (
-        ["cdcgan.py", *data, *TINY, *evaluated, *place],
-        ["generate.py", "--load_path", "runs/poor", "--save_path", "runs/grid.png"],
-        ["fid.py", *classes, "--dataset", "fashion_mnist"],
-    ):
-        python = [sys.executable, str(checkout / command[0]), *command[1:]]
-        end = subprocess.run([*prefix, *python], cwd=tmp_path, env=env, capture_output=True)
-        said = (end.stdout + end.stderr).decode("ascii")
-        assert end.returncode == 0, (command, said)
-        assert "\r" not in said, "no progress bars in files"
-    assert (run / "training.gif").exists() and (tmp_path / "runs" / "grid.png").exists()
-    assert {path.name for path in checkout.rglob("*")} == before
 
 
 @pytest.mark.parametrize(
