@@ -36,6 +36,7 @@ CLASSES = {
     ),
     "cifar10": tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
 }
+TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
 # SHA-256 of the uncompressed IDX_FILES: gzip's output differs between the places that offer them.
 IDX_SHA256 = {
@@ -64,8 +65,7 @@ def published(name: str) -> Any:
     """Return torchvision's class of a data set, which has its addresses, names and checksums."""
     from torchvision import datasets  # here, because it takes longer than all of torch
 
-    classes = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
-    return getattr(datasets, classes[name])
+    return getattr(datasets, TORCHVISION[name])
 
 
 def download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
@@ -129,7 +129,7 @@ def load_idx(name: str, data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
 
 def _find_idx(name: str, file: str, data_dir: Path) -> bytes | None:
     """The uncompressed bytes of one file from the first folder that has it; None if none has."""
-    folders = [data_dir, data_dir / name, data_dir / published(name).__name__ / "raw"]
+    folders = [data_dir, data_dir / name, data_dir / TORCHVISION[name] / "raw"]
     folders += [SYSTEM_FOLDERS[name]] if name in SYSTEM_FOLDERS else []
     # Both sets use the same file names: in data_dir itself the other's files count as absent.
     foreign = [_digest(other, file) for other in IDX_SHA256 if other != name]

@@ -12,26 +12,26 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
-from torch import Tensor
-
-import training.classifier
 
 try:
     from support.command import exit_on_input_error
 
+    import numpy as np
+    import torch
+    from PIL import Image
+    from torch import Tensor
     from torchvision.datasets import CIFAR10, MNIST, FashionMNIST
 
     import cdcgan
     import support.download
     import support.features
+    import training.classifier
     from support.checkpoints import read_checkpoint
     from tests.stand_ins import FILES, digests_of, inception_state
-except Exception as error:  # torch and torchvision that do not fit raise anything
-    pytest.exit(installation_fault(error), returncode=2)
+except Exception as error:  # a broken library raises anything
+    print(installation_fault(error), file=sys.stderr)
+    sys.exit(2)  # pytest.exit() would add its own traceback of this file
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("bag", "coat", "shoe")

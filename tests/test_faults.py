@@ -1,5 +1,6 @@
 """What must not cost a run: a full disk, a second process, kills, Ctrl-C, poor surroundings."""
 
+import support.command
 from support.command import InputError, exit_on_input_error
 
 import contextlib
@@ -425,26 +426,39 @@ def fake_package(folder: Path, name: str, code: str) -> dict[str, str]:
 
 
 def test_a_broken_installation_is_a_line(tmp_path: Path) -> None:
-    broken = {
-        ("generate.py", "torchvision"): "raise RuntimeError('torchvision::nms does not exist')",
-        ("fid.py", "torch"): "raise OSError('libcudart.so.13: cannot open shared object file')",
-        ("generate.py", "PIL"): "raise ImportError('undefined symbol: x')",
-    }
+    pytest_here = [sys.executable, "-m", "pytest", "tests/test_faults.py"]
+    cifar = command("fid.py", "cifar10:test", "cifar10:test", "--data_dir", str(tmp_path))
+    broken = [
+        (cifar, "torchvision", "raise RuntimeError('torchvision::nms does not exist')"),
+        (command("fid.py", "--help"), "torch", "raise OSError('libcudart.so.13: no such file')"),
+        (command("generate.py"), "PIL", "raise ImportError('undefined symbol: x')"),
+        (pytest_here, "torchvision", "raise RuntimeError('torchvision::nms does not exist')"),
+    ]
     processes = [
         subprocess.Popen(
-            command(script, "--help"),
-            env=fake_package(tmp_path / package, package, code),
+            argv,
+            cwd=ROOT,
+            env=fake_package(tmp_path / str(number), package, code),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for (script, package), code in broken.items()
+        for number, (argv, package, code) in enumerate(broken)
     ]
     for process in processes:
         (line,) = process.communicate()[1].splitlines()
         assert process.returncode == 2
         assert line.startswith("error: the installed packages do not work together: torch 2.")
         assert "torchvision 0." in line and "pip install -r requirements.txt" in line
+
+
+def test_a_library_in_a_folder_named_like_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(support.command, "ROOT", "/some/gan")
+    for file, of_library in (("/some/gan-env/torch.py", True), ("/some/gan/data.py", False)):
+        with pytest.raises(RuntimeError) as caught:
+            exec(compile("raise RuntimeError", file, "exec"), {})
+        trace = caught.tb.tb_next
+        assert support.command.raised_by_import(trace) == of_library
 
 
 def test_closed_standard_streams(flags: list[str], tmp_path: Path) -> None:

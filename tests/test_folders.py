@@ -57,6 +57,25 @@ def test_splits_are_found_by_any_usual_name(train: str, test: str, tmp_path: Pat
     assert {path.parent.parent.name for paths in testing.values() for path in paths} == {test}
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("cars_train", "cars_test"),
+        ("images_train", "images_val"),
+        ("train", "test1"),
+        ("train_hq", "val_hq"),
+        ("DatasetTrain", "DatasetTest"),
+        ("TRAIN (1)", "TEST (1)"),
+    ],
+)
+def test_splits_are_found_in_longer_names(
+    train: str, test: str, tmp_path: Path, capsys: Capture
+) -> None:
+    training, testing = list_splits(touch(tmp_path, f"{train}/", f"{test}/"))
+    assert testing is not None and capsys.readouterr().err == ""
+    assert [split[""][0].parent.name for split in (training, testing)] == [train, test]
+
+
 def test_test_goes_before_validation(tmp_path: Path) -> None:
     touch(tmp_path, "train/", "Validation/", "testing/")
     _, testing = list_splits(tmp_path)
@@ -70,6 +89,9 @@ def test_test_goes_before_validation(tmp_path: Path) -> None:
         ("test/a/ val/a/", "name one of them train"),
         ("Test/a/", "name one of them train"),
         ("train/a/ Training/a/", "name one of them train"),
+        ("trainA/ trainB/ testA/ testB/", "name one of them train"),
+        ("train/a/ train/b/ val/", "only in one: a, b, images without a class"),
+        ("data/train/a/ data/test/a/ data/preview.png", "--data_dir .*data"),
         ("cats/train/ cats/test/ dogs/train/ dogs/test/", "put the splits above the classes"),
         ("data/train/a/ data/test/a/", "--data_dir .*data"),
         ("data/cat/ data/dog/", "--data_dir .*data"),
@@ -85,6 +107,10 @@ def test_unclear_layouts_are_refused(folders: str, says: str, tmp_path: Path) ->
     ("folders", "says"),
     [
         ("train/ bus/", "train beside bus: taken as a class"),
+        (
+            "seg_train/a/ seg_test/a/ seg_pred/",
+            "seg_train, seg_test beside seg_pred: taken as a class",
+        ),
         ("cat/red/ cat/grey/ dog/", "cat holds only folders"),
         ("00000/img00000000.png 00000/img00000999.png 00001/img00001000.png", "numbered parts"),
         ("00000/00000.png 01000/01000.png 01000/01999.png", "numbered parts"),
@@ -94,11 +120,14 @@ def test_doubtful_layouts_are_warned_of(
     folders: str, says: str, tmp_path: Path, capsys: Capture
 ) -> None:
     training, _ = list_splits(touch(tmp_path, *folders.split()).resolve())
-    assert len(training) == 2
+    assert len(training) == len({name.partition("/")[0] for name in folders.split()})
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("folders", ["cat/ dog/", "0001/00000.png 0002/00000.png", "0/ 1/", "a/"])
+@pytest.mark.parametrize(
+    "folders",
+    ["cat/ dog/", "freight_train/ latest/ bus/", "0001/00000.png 0002/00000.png", "0/ 1/", "a/"],
+)
 def test_plain_layouts_are_not(folders: str, tmp_path: Path, capsys: Capture) -> None:
     list_splits(touch(tmp_path, *folders.split()).resolve())
     assert capsys.readouterr().err == ""
