@@ -30,9 +30,8 @@ from support.checkpoints import read_checkpoint
 from support.files import ABANDONED, UNFINISHED, atomic, locked, remove_abandoned, user_cache
 from tests.conftest import TINY, command, refusal
 from tests.test_experiment import assert_same_run
-from tools.kill_runs import survive
+from tools.kill_runs import start, survive
 from tools.long_run import long_flags, measure
-from tools.samples import start
 from training.events import EventsFile
 
 Capture = pytest.CaptureFixture[str]
