@@ -20,7 +20,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import cdcgan
@@ -109,12 +108,7 @@ def survive(kills: int, seed: int, folder: Path) -> Counter[str]:
 
     AssertionError where a run does not resume, or ends otherwise than one that was not killed.
     """
-    sets = folder / "sets"
-    with serving(sets) as address, small_data_sets(sets, address), patch.dict(os.environ):
-        return kill_and_resume(kills, random.Random(seed), folder)
-
-
-def kill_and_resume(kills: int, rng: random.Random, folder: Path) -> Counter[str]:
+    rng = random.Random(seed)
     make_images(folder / "images", (28, 28))
     log, runs = folder / "log", folder / "runs"
 
@@ -179,7 +173,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     args = parser.parse_args()
-    with scratch() as folder:
+    with (
+        scratch() as folder,
+        serving(folder / "sets") as address,
+        small_data_sets(folder / "sets", address),
+    ):
         counts = survive(args.kills, args.seed, folder)
     print(", ".join(f"{name}: {count}" for name, count in counts.items()))
 
