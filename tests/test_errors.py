@@ -405,7 +405,6 @@ def test_the_real_commands(tmp_path: Path) -> None:
     """Started at the same time: most of their seconds are imports."""
     lines = [
         command("cdcgan.py", "--lr_g", "nan"),
-        command("cdcgan.py", "--dataset", "folder", "--data_dir", "absent"),
         command("generate.py", "--load_path", "absent"),
     ]
     pipe = subprocess.PIPE
