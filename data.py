@@ -26,6 +26,7 @@ from support.device import SHUFFLES, seeded
 from support.download import load_cifar10, load_idx
 from support.files import remove_abandoned, user_cache
 from support.folders import decoded, list_splits
+from support.images import to_float
 from support.processes import first_goes_first, processes, rank
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
@@ -127,16 +128,6 @@ def class_index(
     known = [f"{all_classes.index(name)} {name}" if numbered else name for name in classes]
     listed = ", ".join(known) or "none: it has no classes"
     raise InputError(f"unknown class {number!r}: the classes are {listed}")
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float32 in [-1, 1], the range of the generators' tanh."""
-    return (images - 127.5).div_(127.5)  # x / 127.5 - 1 with one rounding and one pass less
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] -> uint8 in [0, 255]; the inverse of to_float, values outside clamped."""
-    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def labels_as_in(labels: Tensor, number: int) -> Tensor:

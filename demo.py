@@ -33,16 +33,11 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import ThreadedWSGIServer, WSGIRequestHandler
 
 from data import class_index
-from generate import (
-    PRETRAINED_GENERATOR,
-    Neighbours,
-    draw_grid,
-    noise,
-    sample_between,
-    slerp,
-)
+from generate import PRETRAINED_GENERATOR, Neighbours
 from support.checkpoints import load_generator
 from support.device import autocast_for, pick_device
+from support.drawing import draw_grid
+from support.sampling import noise, sample_between, slerp
 
 PAGE = Path(__file__).parent / "support" / "demo.html"
 MOST_IMAGES, CLOSEST = 64, 8

@@ -6,34 +6,31 @@ python generate.py --load_path runs/RUN --gif                      # the grid, w
 python generate.py --load_path runs/RUN --interpolate 6            # six rows from z to z
 python generate.py --load_path runs/RUN --neighbours 8             # has it memorised?
 python generate.py --load_path runs/RUN --num_images 10000 --format npz
+python generate.py --load_path runs/RUN --export mine.pt           # the generator alone, no images
 """
 
 from support.command import InputError, exit_on_input_error, progress
 
 import argparse
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import GifImagePlugin, Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.utils import make_grid
 
-from data import class_index, load_dataset, to_uint8
-from support.checkpoints import load_generator
-from support.device import NOISE, pick_device, seeded
-from support.files import assembling, writing
-from support.fonts import drawable, font
-from support.images import MOST_PIXELS
+from data import class_index, load_dataset
+from support.arrays import write_npz
+from support.checkpoints import export_generator, load_generator
+from support.device import pick_device
+from support.drawing import check_empty, check_layout, draw_grid, lay_out, save_gif, save_picture
+from support.fonts import drawable
+from support.sampling import CHUNK, noise, sample, sample_between, slerp
 
-CHUNK = 500  # images drawn at a time: bounds memory, and no sample depends on it
 WALK_STOPS, WALK_FRAMES = 4, 16  # a GIF passes so many z, in so many frames from one to the next
-GIF_SIDE = 2**16 - 1  # pixels: the format has two bytes for a side
 PRETRAINED_GENERATOR = Path(__file__).parent / "pretrained" / "cdcgan-fashion_mnist.pt"
 
 
@@ -53,138 +50,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--neighbours", type=int, metavar="N", help=help_neighbours)
     add("--data_dir", default="data", help="where those are, as in training")
     add("--interpolate", type=int, help="rows, each from one z (and class) to another in steps")
-    loop = "of --interpolate or the grid: a loop instead of a picture"
-    add("--gif", action="store_true", help=loop)
+    add("--gif", action="store_true", help="of --interpolate or the grid: a loop, no still picture")
     add("--num_images", type=int, metavar="N", help="draw N single images instead of a grid")
-    kind = "of --num_images: files, or one array (default png)"
-    add("--format", choices=("png", "npz"), help=kind)
+    add(
+        "--format",
+        choices=("png", "npz"),
+        help="of --num_images: files, or one array (default png)",
+    )
+    add(
+        "--export", metavar="FILE", help="write G's EMA weights alone, in float16, and draw nothing"
+    )
     shorter = "factor of z: below 1 more typical and less varied (cf. Brock et al. 2019)"
     add("--truncation", type=float, default=1.0, help=shorter)
     add("--seed", type=int, default=0, help="of z: the same seed gives the same images")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
-
-
-@torch.no_grad()
-def sample(generator: nn.Module, z: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Images uint8 (N, C, H, W) on the CPU for z (N, z_dim) and, if conditional, labels (N,).
-
-    Always in eval mode, where batch norm uses its running statistics: a sample then depends on
-    its own z alone. The generator is left in the mode in which it came.
-    """
-    was_training = generator.training
-    generator.eval()
-    images = []
-    for start in range(0, len(z), CHUNK):
-        part = slice(start, start + CHUNK)
-        fake = generator(z[part]) if labels is None else generator(z[part], labels[part])
-        images.append(to_uint8(fake).cpu())
-    generator.train(was_training)
-    return torch.cat(images)
-
-
-def noise(number: int, z_dim: int, seed: int, device: torch.device | str = "cpu") -> Tensor:
-    """z ~ N(0, I), (number, z_dim): drawn on the CPU, so that a seed means the same z anywhere."""
-    return torch.randn(number, z_dim, generator=seeded(seed, NOISE)).to(device)
-
-
-def slerp(a: Tensor, b: Tensor, t: float | Tensor) -> Tensor:
-    """Spherical interpolation from a (t = 0) to b (t = 1), row by row of (N, z_dim).
-
-    t: one number, or (N, 1).
-
-    White, 2016 (arXiv:1609.04468), Sec. 2.1: z ~ N(0, I) has its length close to sqrt(z_dim), and
-    a straight line would cut through short z, which the generator has hardly seen.
-    """
-    cosine = torch.nn.functional.cosine_similarity(a, b, dim=1).clamp(-1, 1)
-    angle = torch.acos(cosine).unsqueeze(1).clamp(min=1e-6)
-    arc = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / torch.sin(angle)
-    # Between opposites no arc is the shortest: through the middle, then.
-    return torch.where(cosine.unsqueeze(1) < -0.9999, torch.lerp(a, b, t), arc)
-
-
-def sample_between(
-    generator: nn.Module, z: Tensor, start: Tensor | None, end: Tensor | None, t: Tensor
-) -> Tensor:
-    """As sample(), of classes between `start` (t = 0) and `end` (t = 1), (N,), with t (N, 1).
-
-    What lies between two classes is the mean of their embeddings, in shares of t.
-    """
-    if start is None or end is None:
-        return sample(generator, z)
-    images = []
-    for part in (slice(i, i + CHUNK) for i in range(0, len(z), CHUNK)):
-        embed = generator.get_submodule("embed")
-        weight = embed.get_parameter("weight")
-        mixed = torch.lerp(weight[start[part]], weight[end[part]], t[part])
-        hook = embed.register_forward_hook(lambda *_, mixed=mixed: mixed)
-        images.append(sample(generator, z[part], start[part]))
-        hook.remove()
-    return torch.cat(images)
-
-
-@dataclass
-class Layout:
-    """The measures of a grid's picture in pixels; `across`: images per row."""
-
-    across: int
-    scale: int
-    cell: int  # an image and its line of frame, enlarged
-    margin: int  # for the names, at the left
-    width: int
-    height: int
-
-
-def lay_out(number: int, columns: int, size: int, row_names: Sequence[str] = ()) -> Layout:
-    """Return how draw_grid() lays out `number` images of size x size pixels."""
-    scale = max(1, math.ceil(56 / size))
-    cell = (size + 1) * scale
-    across, margin = min(columns, number), 0
-    if row_names:
-        margin = math.ceil(max(map(row_font(cell).getlength, row_names))) + cell // 3
-    if number == 1:  # make_grid leaves a single image without a frame
-        return Layout(1, scale, cell, margin, margin + size * scale, size * scale)
-    width, height = across * cell + scale, math.ceil(number / across) * cell + scale
-    return Layout(across, scale, cell, margin, margin + width, height)
-
-
-def row_font(cell: int) -> ImageFont.FreeTypeFont:
-    """Return the font for the names of rows that are `cell` pixels high."""
-    return font(max(11, cell // 4))
-
-
-def draw_grid(images: Tensor, columns: int, row_names: Sequence[str] = ()) -> Image.Image:
-    """Draw images uint8 (N, C, H, W), `columns` per row, with a name at the left of each row.
-
-    The images are enlarged by a whole factor, which lets small ones be seen and keeps their pixels.
-    A name that the font cannot write is replaced by the row's number, which counts from 0.
-    """
-    row_names = drawable(row_names, range(len(row_names)))
-    layout = lay_out(len(images), columns, images.shape[-1], row_names)
-    grid = make_grid(images, nrow=layout.across, padding=1, pad_value=255)
-    small = Image.fromarray(grid.permute(1, 2, 0).numpy())
-    size = (layout.scale * small.width, layout.scale * small.height)
-    picture = Image.new("RGB", (layout.width, layout.height), "white")
-    place = (layout.margin, 0, layout.width, layout.height)
-    picture.paste(small.resize(size, Image.Resampling.NEAREST), place)  # raises if it does not fit
-    draw, cell = ImageDraw.Draw(picture), layout.cell
-    for row, name in enumerate(row_names):
-        middle = (layout.margin - cell // 6, layout.scale + row * cell + cell // 2)
-        draw.text(middle, name, fill="black", font=row_font(cell), anchor="rm")
-    return picture
-
-
-def check_layout(layout: Layout, moving: bool) -> None:
-    """Raise InputError if a picture is too large for a GIF, or for the readers of a PNG."""
-    width, height = layout.width, layout.height
-    limit = ""
-    if moving and max(width, height) > GIF_SIDE:
-        limit = f"a GIF has at most {GIF_SIDE:,} per side"
-    elif width * height > MOST_PIXELS:
-        limit = f"at most {MOST_PIXELS:,} pixels are drawn"
-    if limit:
-        advice = "a smaller --grid_size, --class NAME or --interpolate ROWS makes it smaller"
-        raise InputError(f"the picture would be {width:,} x {height:,} pixels; {limit}; {advice}")
 
 
 class Neighbours:
@@ -194,76 +74,41 @@ class Neighbours:
     """
 
     def __init__(
-        self,
-        checkpoint: dict[str, Any],
-        data_dir: str,
-        device: torch.device,
-        prepare: bool = True,
+        self, checkpoint: dict[str, Any], data_dir: str, device: torch.device, prepare: bool = True
     ) -> None:
-        """prepare: False neither downloads the data nor trains a folder's classifier.
-
-        InputError where either is then missing.
-        """
-        from support.features import classifier_for  # drawing alone needs no such network
+        """prepare: False downloads and trains nothing; what is missing is then an InputError."""
+        # Here, because drawing alone does without torchvision, which takes seconds to import.
+        from support.features import classifier_for, extract
 
         keep = checkpoint["classes"] or None
         size = checkpoint["generator_args"]["image_size"]
         dataset = load_dataset(checkpoint["dataset"], data_dir, size, keep, fetch=prepare)
-        self.device, self.images = device, dataset.train_images.cpu()
-        self.network = classifier_for(dataset, data_dir, device, train=prepare)
-        self.features = self.extract(self.images)
+        self.images = dataset.train_images.cpu()
+        network = classifier_for(dataset, data_dir, device, train=prepare)
+        self.extract = partial(extract, network=network)
+        self.features = self.features_of(self.images)
 
-    def extract(self, images: Tensor) -> Tensor:
-        parts = [self.network(part.to(self.device))[0].cpu() for part in images.split(CHUNK)]
-        return torch.cat(parts)
+    def features_of(self, images: Tensor) -> Tensor:
+        return torch.cat([features for features, _ in self.extract(images.split(CHUNK))])
 
     def __call__(self, images: Tensor, number: int) -> Tensor:
         """uint8 (N, C, H, W) -> the `number` closest to each, uint8 (N, number, C, H, W)."""
         if number > len(self.images):
             raise InputError(f"{number} neighbours of {len(self.images)} training images")
-        distances = torch.cdist(self.extract(images), self.features)
+        distances = torch.cdist(self.features_of(images), self.features)
         return self.images[distances.topk(number, largest=False).indices]
-
-
-def save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a PNG, complete or not at all."""
-    with writing(path) as temporary:
-        picture.save(temporary, format="PNG")
-
-
-def save_gif(frames: Iterable[Image.Image], path: Path, seconds: float, hold: float = 0) -> None:
-    """Write a GIF that loops: each frame for `seconds`, the last for `hold` more.
-
-    Each frame is written as soon as the next one differs. Pillow's save() would keep them all.
-    """
-    small = (frame.convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for frame in frames)
-    with writing(path) as temporary, temporary.open("wb") as file:
-
-        def write(frame: Image.Image, seconds: float) -> None:
-            duration = round(1000 * seconds)  # in ms
-            file.writelines(
-                GifImagePlugin.getdata(frame, duration=duration, include_color_table=True)
-            )
-
-        shown, shown_for = next(small), seconds
-        # A copy, because getheader() changes the palette.
-        file.writelines(GifImagePlugin.getheader(shown.copy(), info={"loop": 0})[0])
-        for frame in small:
-            if frame != shown:
-                write(shown, shown_for)
-                shown, shown_for = frame, 0.0
-            shown_for += seconds
-        write(shown, shown_for + hold)
-        file.write(b";")
 
 
 def check_args(args: argparse.Namespace, path: Path) -> None:
     """InputError where the flags contradict each other or cannot be met."""
     suffix = path.suffix.lower()
     limits = {"num_images": 10**7, "neighbours": 30, "interpolate": 30, "grid_size": 100}
+    if args.export:
+        defaults = vars(parse_args([])) | {"load_path": args.load_path, "export": args.export}
+        if vars(args) != defaults:
+            raise InputError("--export draws nothing: give --load_path and no other flag")
     given = [flag for flag in limits if getattr(args, flag) is not None]
-    together = {"interpolate", "grid_size"}  # n rows of so many steps
-    if len(given) > 1 and set(given) != together:
+    if len(given) > 1 and set(given) != {"interpolate", "grid_size"}:  # n rows of so many steps
         raise InputError(f"--{given[0]} and --{given[1]} exclude each other")
     for flag in given:
         value, most = getattr(args, flag), limits[flag]
@@ -281,26 +126,9 @@ def check_args(args: argparse.Namespace, path: Path) -> None:
         raise InputError(f"--gif makes a GIF, which {path} is not named as")
     if args.neighbours is not None and (args.gif or suffix == ".gif"):
         raise InputError("--neighbours draws a still picture: leave out --gif and .gif")
-    if args.num_images is not None and (
-        args.gif or suffix in (".png", ".gif") or (suffix == ".npz" and args.format == "png")
-    ):
+    misnamed = suffix in (".png", ".gif") or (suffix == ".npz" and args.format == "png")
+    if args.num_images is not None and (args.gif or misnamed):
         raise InputError(f"--num_images writes a folder of PNG files or an .npz, not {path}")
-
-
-def check_no_images(folder: Path) -> None:
-    """Raise InputError if `folder` holds images in any depth.
-
-    fid.py and training read all of them, so older images would count as new samples.
-    """
-    names = (Path(name) for _, _, files in os.walk(folder) for name in files)
-    endings = Image.registered_extensions()
-    found = sum(name.suffix.lower() in endings and name.name[0] != "." for name in names)
-    if found:
-        images = "1 image" if found == 1 else f"{found:,} images"
-        advice = "give a new or empty folder as --save_path"
-        raise InputError(
-            f"{folder} holds {images} already, which would mix with new ones: {advice}"
-        )
 
 
 def save_images(images: Tensor, labels: Tensor | None, classes: Sequence[str], path: Path) -> None:
@@ -314,11 +142,9 @@ def save_images(images: Tensor, labels: Tensor | None, classes: Sequence[str], p
 
 def save_npz(images: Tensor, labels: Tensor | None, path: Path) -> None:
     """`images` uint8 (N, H, W) or (N, H, W, 3); `labels` int64 (N,) where there are classes."""
-    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).squeeze(3).numpy()}
-    if labels is not None:
-        arrays["labels"] = labels.numpy()
-    with assembling(path) as buffer:
-        np.savez_compressed(buffer, **arrays)
+    given = {} if labels is None else {"labels": labels.numpy()}
+    images = images.permute(0, 2, 3, 1).squeeze(3)
+    write_npz(path, compress=True, images=images.numpy(), **given)
 
 
 def walk(generator: nn.Module, z: Tensor, labels: Tensor | None, seed: int) -> Iterator[Tensor]:
@@ -330,12 +156,7 @@ def walk(generator: nn.Module, z: Tensor, labels: Tensor | None, seed: int) -> I
 
 
 def interpolation(
-    generator: nn.Module,
-    z: Tensor,
-    labels: Tensor | None,
-    columns: int,
-    seed: int,
-    moving: bool,
+    generator: nn.Module, z: Tensor, labels: Tensor | None, columns: int, seed: int, moving: bool
 ) -> Iterator[Tensor]:
     """Draw a grid whose every row goes from one z, and class, to another; or frames that do so.
 
@@ -359,9 +180,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     path = Path(args.save_path)
     suffix = path.suffix.lower()
     check_args(args, path)
+    if args.export:
+        export_generator(args.load_path, Path(args.export))
+        return
     as_npz = suffix == ".npz" or args.format == "npz"
     if args.num_images is not None and not as_npz:
-        check_no_images(path)
+        check_empty(path)
     device = pick_device(args.device)
     generator, checkpoint = load_generator(args.load_path, device)
     # Here, so that it holds for every z of a walk or an interpolation, too.

@@ -10,9 +10,8 @@ classes. It never sees a real image, and one perfect image a class already gets 
 data set's own classifier it is called classifier score here, not IS.
 """
 
-from support.command import InputError, exit_on_input_error, progress, shown
+from support.command import InputError, exit_on_input_error, shown
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fid import add_arguments, check_arrays, extract, image_batches, network_for
+from support.arrays import check_arrays
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[float, float]:
@@ -50,31 +49,27 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[fl
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    what = "a data set (mnist:test), folder, .npz, checkpoint or run folder"
-    parser.add_argument("source", help=what)
+    # Here, because the formula above needs nothing but torch.
+    from support.image_sets import SOURCES, features_of, metric_parser, network_for
+
+    parser = metric_parser(__doc__)
+    parser.add_argument("source", help=f"what to score: {SOURCES}")
     parser.add_argument("--splits", type=int, default=10, help="parts to score apart (default 10)")
-    add_arguments(parser)
     parser.set_defaults(sources=[])  # there is nothing that samples are compared with
     args = parser.parse_args(argv)
     if args.splits < 1:
         raise InputError(f"--splits {args.splits}: give a number from 1 to that of the images")
     check_arrays([args.source])
     network = network_for([args.source], args)
-    batches = progress(image_batches(args.source, args), unit="batch", leave=False)
-    statistics, _, logits = extract(batches, network, args.precision, keep=True)
+    logits = torch.cat([logits for _, logits in features_of(args.source, network, args)])
     mean, std = inception_score(logits, args.splits)
     if args.json:
-        result = {"mean": mean, "std": std, "n": statistics.n, "features": network.name}
+        result = {"mean": mean, "std": std, "n": len(logits), "features": network.name}
         print(json.dumps(result | {"splits": args.splits}))
         return
     found = f"{shown(mean, '.4f')} +- {shown(std, '.4f')}"
     print(f"{network.score} {found} over {args.splits} splits")
-    print(f"{statistics.n} images through {network.name}")
+    print(f"{len(logits)} images through {network.name}")
 
 
 if __name__ == "__main__":

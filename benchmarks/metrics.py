@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.command import InputError, shown
 
 from data import load_dataset
-from fid import Gaussian, Statistics, extract, frechet_distance
-from support.features import load_features
+from fid import Gaussian, Statistics, frechet_distance
+from support.features import FeatureNetwork, extract, load_features
 from tests.stand_ins import counters, inception_state, random_inception
 
 Contenders = dict[str, Callable[[], object]]
@@ -79,12 +79,20 @@ def pytorch_fid_features(images: Tensor) -> Callable[[], np.ndarray]:
     return run
 
 
+def measured(images: Tensor, network: FeatureNetwork, precision: str) -> Statistics:
+    """Return the statistics of images, as fid.py computes them."""
+    statistics = Statistics(network.dim)
+    for features, _ in extract(images.split(100), network, precision):
+        statistics.update(features)
+    return statistics
+
+
 def compare_features(images: Tensor, rounds: int) -> None:
     network = random_inception()
     contenders: Contenders = {
         "pytorch-fid": pytorch_fid_features(images),
-        "fid.py, float32": lambda: extract(images.split(100), network, "fp32"),
-        "fid.py, bfloat16": lambda: extract(images.split(100), network, "bf16"),
+        "fid.py, float32": lambda: measured(images, network, "fp32"),
+        "fid.py, bfloat16": lambda: measured(images, network, "bf16"),
     }
     print(f"\nfeatures of {len(images)} images of {tuple(images.shape[1:])}, {rounds} rounds")
     report(turns(contenders, rounds), len(images))
@@ -135,7 +143,7 @@ def digits(title: str, network: Any, real: Tensor, fakes: dict[str, Tensor]) -> 
     for name, fake in fakes.items():
         values = []
         for precision in ("fp32", "bf16"):
-            pair = [extract(x.split(100), network, precision)[0].gaussian() for x in (real, fake)]
+            pair = [measured(x, network, precision).gaussian() for x in (real, fake)]
             values.append(frechet_distance(*pair))
         exact, rounded = values
         change = 100 * (rounded - exact) / exact

@@ -14,7 +14,7 @@ import argparse
 import csv
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from benchmarks.speed import PlainDataset
 from data import Dataset, load_dataset
-from fid import Gaussian, extract, frechet_distance
-from support.features import load_features
+from fid import Gaussian, Statistics, frechet_distance
+from support.features import FeatureNetwork, extract, load_features
 
 BATCH, Z = 128, 100
 Curve = list[tuple[float, float]]  # minutes, FCD
@@ -101,16 +101,24 @@ def samples(generator: nn.Sequential, number: int = 10_000) -> Iterator[Tensor]:
     generator.train()
 
 
+def gaussian(batches: Iterable[Tensor], network: FeatureNetwork) -> Gaussian:
+    """Return the statistics of batches of images, as fid.py computes them."""
+    statistics = Statistics(network.dim)
+    for features, _ in extract(batches, network):
+        statistics.update(features)
+    return statistics.gaussian()
+
+
 def plain_curve(minutes: float, every: float, seed: int) -> Curve:
     data = load_dataset("fashion_mnist")
     network = load_features("classifier", "fashion_mnist")
-    real: Gaussian = extract(data.test_images.split(500), network)[0].gaussian()
+    real = gaussian(data.test_images.split(500), network)
     curve: Curve = []
     trained, began = 0.0, time.perf_counter()
     for generator in train_plainly(data, seed):
         trained += time.perf_counter() - began
         if trained >= 60 * min(minutes, every * (len(curve) + 1)):
-            distance = frechet_distance(real, extract(samples(generator), network)[0].gaussian())
+            distance = frechet_distance(real, gaussian(samples(generator), network))
             curve.append((trained / 60, distance))
             print(f"{trained / 60:6.1f} min  FCD {distance:.3f}", flush=True)
             if trained >= 60 * minutes:

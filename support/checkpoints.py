@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from data import CLASSES
-from support.files import load_tensors
+from support.files import load_tensors, save_tensors
 from support.folders import is_name
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
@@ -102,6 +102,31 @@ def load_generator(
         if not set(classes) <= set(of_data_set):
             raise ValueError(f"classes that are none of {checkpoint['dataset']}'s")
     return generator.to(device).eval().requires_grad_(False), checkpoint
+
+
+def export_generator(source: str | Path, path: Path) -> None:
+    """Write the EMA generator of a run alone, in float16, as load_generator() reads it.
+
+    With it go its script, data set and classes, the command that trained it and its scores.
+    """
+    _, checkpoint = load_generator(source)
+    if "rows" not in checkpoint:
+        raise InputError(f"{source} holds no metrics: give a run folder, or its best.pt")
+    with fitting(source, "a run"):
+        check_progress(checkpoint)
+    measured = [row for row in checkpoint["rows"] if "test_d_loss" in row]
+    kept = ("script", "dataset", "classes", "all_classes", "generator_args", "step")
+    content = {
+        **{name: checkpoint[name] for name in kept},
+        "command": str(checkpoint.get("command", "")),
+        "scores": measured[-1] if measured else {},  # `epoch` in them says of when
+        "ema": {
+            name: value.half() if value.is_floating_point() else value
+            for name, value in checkpoint["ema"].items()
+        },
+    }
+    save_tensors(content, path)
+    print(f"{path.stat().st_size:,} bytes: {path}")
 
 
 def check_progress(checkpoint: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import copy
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models import Inception3, inception
 
-from data import IMAGE_SIZES, Batches, Dataset, load_dataset, to_float
+from data import IMAGE_SIZES, Batches, Dataset, load_dataset
 from support.device import autocast_for, pick_device
 from support.download import download
 from support.files import load_tensors, save_tensors, user_cache
+from support.images import to_float
 
 FEATURES = ("classifier", "inception")
 INCEPTION_URL = (
@@ -137,7 +138,7 @@ def checked(images: Tensor) -> Tensor:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise InputError(
             f"images of shape {tuple(images.shape)} and {images.dtype}: features are defined for "
-            "uint8 (N, C, H, W) in [0, 255] with 1 or 3 channels (data.to_uint8 makes them)"
+            "uint8 (N, C, H, W) in [0, 255] with 1 or 3 channels (support/images.py has to_uint8)"
         )
     return images
 
@@ -261,6 +262,23 @@ class ClassifierFeatures(nn.Module):
         return features.float(), logits.float()
 
 
+FeatureNetwork = InceptionFeatures | ClassifierFeatures
+
+
+@torch.no_grad()
+def extract(
+    batches: Iterable[Tensor], network: FeatureNetwork, precision: str = "fp32"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield features (B, d) and logits (B, K), float32 on the CPU, of batches of uint8 images."""
+    device = next(network.buffers()).device
+    autocast = autocast_for(device, precision)
+    for images in batches:
+        # A GPU's convolutions would keep 10 of float32's 23 bits (TF32).
+        with autocast(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            features, logits = network(images.to(device))
+        yield features.cpu(), logits.cpu()
+
+
 def load_classifier(path: Path) -> ClassifierFeatures:
     """A classifier's checkpoint. InputError if it is not there or is something else."""
     if not os.path.isfile(path):
@@ -276,7 +294,7 @@ def load_features(
     dataset: str | None = None,
     device: torch.device | str = "cpu",
     inception_path: str | Path | None = None,
-) -> InceptionFeatures | ClassifierFeatures:
+) -> FeatureNetwork:
     """The feature network `kind`: "inception", or the "classifier" of the data set named."""
     if kind == "inception":
         return load_inception(inception_path).to(device)

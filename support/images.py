@@ -1,4 +1,4 @@
-"""Image files as arrays: one reader for training and for metrics."""
+"""Image files as arrays: one reader for training and for metrics; uint8 to [-1, 1] and back."""
 
 from support.command import InputError
 
@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 MOST_PIXELS = 1 << 26  # of an image: a file of a few KB may claim to be gigabytes
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns up to twice this: opened() refuses
@@ -93,6 +95,16 @@ def refuse(problems: Sequence[object]) -> None:
         more = f"; and {len(problems) - LISTED:,} more" if len(problems) > LISTED else ""
         listed = "; ".join(map(str, problems[:LISTED]))
         raise InputError(f"{len(problems):,} files cannot be used: {listed}{more}")
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in [0, 255] -> float32 in [-1, 1], the range of the generators' tanh."""
+    return (images - 127.5).div_(127.5)  # x / 127.5 - 1 with one rounding and one pass less
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [-1, 1] -> uint8 in [0, 255]; the inverse of to_float, values outside clamped."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def _turn(image: Image.Image) -> AbstractContextManager[object]:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fid import Statistics
 from support.features import (
     Classifier,
     ClassifierFeatures,
+    FeatureNetwork,
     InceptionFeatures,
     build_inception,
+    extract,
 )
 
 
@@ -99,3 +103,15 @@ class Payload:
 
     def __reduce__(self) -> tuple[object, ...]:
         return os.mkdir, (str(self.path),)
+
+
+def measured(
+    batches: Iterable[Tensor], network: FeatureNetwork
+) -> tuple[Statistics, Tensor, Tensor]:
+    """Return the statistics, the features and the logits of batches of images."""
+    statistics, kept = Statistics(network.dim), []
+    for features, logits in extract(batches, network):
+        statistics.update(features)
+        kept.append((features, logits))
+    features, logits = map(torch.cat, zip(*kept, strict=True))
+    return statistics, features, logits

@@ -22,7 +22,7 @@ import fid
 import generate
 import inception_score
 import support.features
-import training.run
+import support.image_sets
 from data import load_dataset
 from support.features import classifier_for, classifier_path
 from support.files import user_cache
@@ -157,7 +157,12 @@ KINDS = [
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("command", ["generate", "fid", "score", "export", "demo", "resume"])
 def test_no_command_runs_what_a_checkpoint_brings(
-    command: str, zipped: bool, trained: Path, tmp_path: Path, capsys: Capture
+    command: str,
+    zipped: bool,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
 ) -> None:
     path = tmp_path / "run" / "last.pt"
     shutil.copytree(trained, path.parent)
@@ -167,10 +172,11 @@ def test_no_command_runs_what_a_checkpoint_brings(
         "generate": (generate.main, ["--load_path", str(path)]),
         "fid": (fid.main, [str(path.parent), "--save_stats", "s.npz", "--dataset", "mnist"]),
         "score": (inception_score.main, [str(path), "--dataset", "mnist"]),
-        "export": (training.run.main, ["export", str(path.parent), str(tmp_path / "mine.pt")]),
+        "export": (generate.main, ["--load_path", str(path), "--export", "mine.pt"]),
         "demo": (demo.main, ["--load_path", str(path.parent)]),
         "resume": (cdcgan.main, ["--resume", str(path.parent)]),
     }
+    monkeypatch.chdir(tmp_path)
     assert "last.pt is refused" in refusal(*mains[command], capsys)
     assert not (tmp_path / "ran").exists() and not (tmp_path / "mine.pt").exists()
 
@@ -221,7 +227,7 @@ def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(InputError, match="b.png cannot be decoded"):
         load_dataset("folder", folder, 28)
     with pytest.raises(InputError, match="b.png cannot be decoded"):
-        list(fid.folder_images(folder, 2))
+        list(support.image_sets.folder_images(folder, 2))
     assert not (tmp_path / "ran").exists()
 
 
@@ -246,7 +252,8 @@ def test_resume_from_bad_checkpoints(
     assert str(path) in refusal(cdcgan.main, ["--resume", str(tmp_path / "run")], capsys)
     assert path.read_bytes() == before  # nothing is lost
     out = tmp_path / "mine.pt"
-    assert str(path) in refusal(training.run.main, ["export", str(path), str(out)], capsys)
+    argv = ["--load_path", str(path), "--export", str(out)]
+    assert str(path) in refusal(generate.main, argv, capsys)
     assert not (tmp_path / "ran").exists() and not out.exists()
 
 
@@ -280,8 +287,8 @@ def test_resume_from_a_state_that_is_none(
     assert "does not fit" in refusal(cdcgan.main, ["--resume", str(path.parent)], capsys)
     assert {file: file.read_bytes() for file in before} == before
     if key in ("step", "best", "rows", "names", "window"):  # of the others, export takes nothing
-        argv = ["export", str(path), str(tmp_path / "mine.pt")]
-        assert "does not fit" in refusal(training.run.main, argv, capsys)
+        argv = ["--load_path", str(path), "--export", str(tmp_path / "mine.pt")]
+        assert "does not fit" in refusal(generate.main, argv, capsys)
 
 
 @pytest.mark.parametrize(

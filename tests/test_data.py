@@ -28,10 +28,11 @@ from torchvision.datasets import CIFAR10, MNIST, FashionMNIST, ImageFolder
 
 import support.download
 import support.features
-from data import Batches, class_index, labels_as_in, load_dataset, to_float, to_uint8
+from data import Batches, class_index, labels_as_in, load_dataset
 from support import folders
 from support.features import classifier_for
 from support.files import user_cache
+from support.images import to_float, to_uint8
 from tests.stand_ins import Payload
 
 

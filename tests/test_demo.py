@@ -27,8 +27,10 @@ import cdcgan
 import dcgan
 import demo
 from data import load_dataset
-from generate import Neighbours, draw_grid, noise, sample
+from generate import Neighbours
+from support.drawing import draw_grid
 from support.features import classifier_for
+from support.sampling import noise, sample
 from tests.conftest import CLASSES, command, refusal
 from tests.stand_ins import Payload
 

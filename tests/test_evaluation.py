@@ -20,11 +20,11 @@ import training.run
 import vanilla_gan
 import wgan_gp
 from data import Batches, Dataset
-from fid import extract, frechet_distance
+from fid import frechet_distance
 from inception_score import inception_score
 from support.checkpoints import read_checkpoint
 from support.features import ClassifierFeatures
-from tests.stand_ins import classifier_checkpoint, random_images
+from tests.stand_ins import classifier_checkpoint, measured, random_images
 from training.evaluation import Evaluation
 
 CLASSES = ("bag", "coat", "shoe")  # the data set's
@@ -90,7 +90,7 @@ def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float,
     assert evaluation.labels is not None
     drawn = (50.0 * DRAWN[evaluation.labels] + evaluation.z.mean(dim=1)).round().clamp(min=0)
     fake = drawn.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
-    of_test, of_fake = (extract([x], network)[0].gaussian() for x in (dataset.test_images, fake))
+    of_test, of_fake = (measured([x], network)[0].gaussian() for x in (dataset.test_images, fake))
     assert found["fcd"] == pytest.approx(frechet_distance(of_test, of_fake), rel=1e-4) != 0
     logits = 20.0 * F.one_hot(DRAWN[evaluation.labels], len(KNOWN))
     assert found["classifier_score"] == pytest.approx(inception_score(logits)[0], rel=1e-6)

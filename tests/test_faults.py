@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_no_half_results(
     saving = ["--save_stats", str(target / "stats.npz"), "--features", "classifier"]
     classifier = ["--dataset", "fashion_mnist", "--device", "cpu"]
     for main, argv in (
-        (training.run.main, ["export", run, str(target / "generator.pt")]),
+        (generate.main, ["--load_path", run, "--export", str(target / "generator.pt")]),
         (training.run.main, ["plot", run, "--save_path", str(target)]),
         (fid.main, [str(pictures / "test" / "bag"), *saving, *classifier]),
     ):

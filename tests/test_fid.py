@@ -24,26 +24,28 @@ import data
 import fid
 import inception_score
 import support.features
+import support.image_sets
 from fid import (
     Gaussian,
     Statistics,
     density_coverage,
-    extract,
     frechet_distance,
     kid,
     load_statistics,
     precision_recall,
     save_statistics,
 )
-from generate import sample, save_images, save_npz
-from support.features import ClassifierFeatures, load_classifier
+from generate import save_images, save_npz
+from support.features import ClassifierFeatures, extract, load_classifier
 from support.files import user_cache
+from support.sampling import sample
 from tests.conftest import TINY, refusal
 from tests.stand_ins import (
     Payload,
     classifier_checkpoint,
     counters,
     inception_state,
+    measured,
     random_classifier,
     random_images,
     random_inception,
@@ -341,11 +343,12 @@ def test_extraction_holds_a_batch_at_a_time() -> None:
             weakref.finalize(images, gone)
             yield images
 
-    statistics, kept, logits = extract(batches(), network)
+    statistics = Statistics(network.dim)
+    for features, _ in extract(batches(), network):
+        statistics.update(features)
     gc.collect()
     assert statistics.n == 300
     assert most <= 3
-    assert kept.numel() == logits.numel() == 0
     assert bytes_held(statistics) <= 3 * 128 * 128 * 8
 
 
@@ -353,13 +356,13 @@ def test_extraction_holds_a_batch_at_a_time() -> None:
 def test_the_last_partial_batch_counts_and_batch_size_does_not(size: int) -> None:
     network, images = random_classifier(), random_images(23, 1, 28)
     whole, logits = network(images)
-    statistics, kept, kept_logits = extract(images.split(size), network, keep=True)
+    statistics, kept, kept_logits = measured(images.split(size), network)
     assert statistics.n == len(kept) == len(kept_logits) == 23
     assert torch.allclose(kept, whole, rtol=1e-4, atol=1e-5)
     assert torch.allclose(kept_logits, logits, rtol=1e-4, atol=1e-4)
     assert abs(frechet_distance(statistics.gaussian(), fitted(whole))) < 1e-6
     assert not any(module.training for module in network.modules())
-    assert torch.equal(kept, extract(images.split(size), network, keep=True)[1])
+    assert torch.equal(kept, measured(images.split(size), network)[1])
 
 
 # ---- KID, precision, recall, density, coverage ----
@@ -642,8 +645,8 @@ def test_samples_have_the_classes_of_what_they_are_compared_with(
     labels, images = torch.tensor([0] * 30 + [4] * 10), random_images(40, 1, 28)
     classes = tuple(str(i) for i in range(10))
     dataset = data.Dataset("fashion_mnist", images, labels.flip(0), images, labels, classes)
-    monkeypatch.setattr(fid, "load_dataset", lambda *args: dataset)
-    monkeypatch.setattr(fid, "sample", noted)
+    monkeypatch.setattr(support.image_sets, "load_dataset", lambda *args: dataset)
+    monkeypatch.setattr(support.image_sets, "sample", noted)
     size = ["--num_images", "20"]
     for sources in (["fashion_mnist:test", "run"], ["run", "fashion_mnist:train"]):
         answer([*sources, *size], capsys)
@@ -696,7 +699,7 @@ def test_float32_is_not_tf32() -> None:
             return images.flatten(1).float(), images.flatten(1).float()
 
     before = torch.backends.cudnn.allow_tf32
-    extract([torch.zeros(2, 3, 1, 1, dtype=torch.uint8)], cast(Any, Network()))
+    list(extract([torch.zeros(2, 3, 1, 1, dtype=torch.uint8)], cast(Any, Network())))
     assert seen == [False] and torch.backends.cudnn.allow_tf32 == before
 
 
@@ -1046,6 +1049,6 @@ def test_a_folder_that_may_not_be_read_is_a_line(
     def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(fid, "list_images", forbidden)
+    monkeypatch.setattr(support.image_sets, "list_images", forbidden)
     with pytest.raises(InputError, match="cannot be read .Permission denied"):
-        next(fid.folder_images(tmp_path, 2))
+        next(support.image_sets.folder_images(tmp_path, 2))

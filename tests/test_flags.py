@@ -14,6 +14,8 @@ import cdcgan
 import dcgan
 import fid
 import generate
+import support.features
+import support.image_sets
 import vanilla_gan
 import wgan_gp
 from training.flags import as_flags
@@ -110,7 +112,7 @@ def test_any_value_of_generate_s_flags() -> None:
 @pytest.mark.slow
 def test_any_value_of_fid_s_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[argparse.Namespace] = []
-    network_for = fid.network_for
+    network_for = support.image_sets.network_for
 
     class Checked(Exception):
         """The flags are read: what follows is no longer theirs."""
@@ -125,8 +127,8 @@ def test_any_value_of_fid_s_flags(monkeypatch: pytest.MonkeyPatch) -> None:
             fid.main(["a.npz", "b.npz", *argv])
         return seen.pop()
 
-    monkeypatch.setattr(fid, "network_for", checked)
-    monkeypatch.setattr(fid, "load_features", lambda *args: None)
+    monkeypatch.setattr(support.image_sets, "network_for", checked)
+    monkeypatch.setattr(support.features, "load_features", lambda *args: None)
     flags = ["kid", "prdc", "save_stats", "features", "dataset", "inception_path", "data_dir"]
     try_everything(parse, [*flags, *OF_FID, "device", "precision", "json"], OF_FID)
 

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 import cdcgan
-import fid
 from data import load_dataset
+from fid import frechet_distance
 from support.folders import list_splits
+from support.image_sets import folder_images
 from support.images import read_image
 from tests.conftest import TINY, run
-from tests.stand_ins import random_classifier
+from tests.stand_ins import measured, random_classifier
 
 Capture = pytest.CaptureFixture[str]
 
@@ -131,7 +132,7 @@ def test_all_broken_files_are_listed(tmp_path: Path) -> None:
     with pytest.raises(InputError) as training:
         load_dataset("folder", tmp_path, 28)
     with pytest.raises(InputError) as metric:
-        list(fid.folder_images(tmp_path, 7))
+        list(folder_images(tmp_path, 7))
     for error in (training, metric):
         line = str(error.value)
         assert line.startswith("12 files cannot be used: ") and line.endswith("; and 2 more")
@@ -142,7 +143,7 @@ def test_all_foreign_files_are_listed(tmp_path: Path) -> None:
     touch(tmp_path, "a/", "b/")
     for name in ("a/one.txt", "a/two.json", "b/three.zip"):
         (tmp_path / name).write_text("")
-    for read in (lambda: list_splits(tmp_path), lambda: list(fid.folder_images(tmp_path, 9))):
+    for read in (lambda: list_splits(tmp_path), lambda: list(folder_images(tmp_path, 9))):
         with pytest.raises(InputError, match=r"3 files .*one\.txt.*two\.json.*three\.zip"):
             read()
 
@@ -152,7 +153,7 @@ def test_all_images_of_another_size_are_listed(tmp_path: Path) -> None:
     for name in ("b.png", "c.png"):
         Image.new("L", (8, 9)).save(tmp_path / name)
     with pytest.raises(InputError, match=r"2 files .*b\.png is 8 x 9 and a\.png 9 x 9.*c\.png"):
-        list(fid.folder_images(tmp_path, 9))
+        list(folder_images(tmp_path, 9))
 
 
 # ---- one reader ----
@@ -245,11 +246,11 @@ def test_training_and_metrics_read_the_same_pixels(tmp_path: Path) -> None:
         (tmp_path / split).mkdir()
         transparent_images(tmp_path / split)
     trained = load_dataset("folder", tmp_path, 64).train_images
-    measured = torch.cat(list(fid.folder_images(tmp_path / "train", 7)))
-    assert torch.equal(trained, measured)
+    judged = torch.cat(list(folder_images(tmp_path / "train", 7)))
+    assert torch.equal(trained, judged)
     network = random_classifier(3, 64)
-    gaussians = [fid.extract([x], network)[0].gaussian() for x in (trained, measured)]
-    assert abs(fid.frechet_distance(*gaussians)) < 1e-6
+    gaussians = [measured([x], network)[0].gaussian() for x in (trained, judged)]
+    assert abs(frechet_distance(*gaussians)) < 1e-6
 
 
 def test_the_command_measures_a_transparent_folder_against_itself(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ from PIL import Image, ImageChops, ImageSequence
 
 import cdcgan
 import generate
-import training.run
 from data import load_dataset
-from generate import GIF_SIDE, check_layout, draw_grid, lay_out, noise, sample, save_gif, slerp
 from support.checkpoints import load_generator, read_checkpoint
+from support.drawing import GIF_SIDE, check_layout, draw_grid, lay_out, save_gif
+from support.sampling import noise, sample, slerp
 from tests.conftest import CLASSES, TINY, refusal
 
 
@@ -152,7 +152,7 @@ def test_an_exported_generator_draws_the_same(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "new" / "small.pt"
-    training.run.main(["export", str(trained), str(path)])
+    generate.main(["--load_path", str(trained), "--export", str(path)])
     content = torch.load(path, weights_only=True)
     assert set(content) >= {"script", "dataset", "classes", "generator_args", "command", "scores"}
     assert content["command"].startswith("python cdcgan.py --z_dim=8 --ngf=4")
@@ -162,7 +162,11 @@ def test_an_exported_generator_draws_the_same(
     z, labels = noise(6, 8, seed=0), torch.arange(6) % 3
     whole, small = (sample(load_generator(p)[0], z, labels).int() for p in (trained, path))
     assert (whole - small).abs().max() <= 3  # of 255: float16's digits
-    assert "nowhere" in refusal(training.run.main, ["export", "nowhere", str(path)], capsys)
+    argv = ["--load_path", "nowhere", "--export", str(path)]
+    assert "nowhere" in refusal(generate.main, argv, capsys)
+    assert "no other flag" in refusal(generate.main, [*argv, "--class", "bag"], capsys)
+    exported = ["--load_path", str(path), "--export", str(tmp_path / "again.pt")]
+    assert "holds no metrics" in refusal(generate.main, exported, capsys)
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:

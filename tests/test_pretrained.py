@@ -12,13 +12,14 @@ import torch
 import fid
 import generate
 from data import load_dataset
-from fid import extract, frechet_distance
-from generate import sample
+from fid import frechet_distance
 from inception_score import inception_score
 from support.checkpoints import SCRIPTS, load_generator
 from support.device import EVALUATION, seeded
 from support.features import load_features
+from support.sampling import sample
 from tests.conftest import ROOT
+from tests.stand_ins import measured
 from tools.record_results import recorded
 
 GENERATORS = sorted((ROOT / "pretrained").glob("*gan*.pt"))
@@ -78,12 +79,12 @@ def test_it_scores_as_it_says(path: Path) -> None:
     z = torch.randn(10_000, content["generator_args"]["z_dim"], generator=draws)
     images = sample(generator, z, labels)
     network = load_features("classifier", content["dataset"])
-    fake, _, logits = extract(images.split(500), network, keep=True)
+    fake, _, logits = measured(images.split(500), network)
     said = content["scores"]
     assert inception_score(logits)[0] == pytest.approx(said["classifier_score"], rel=0.002)
     if content["dataset"] == "fashion_mnist":  # MNIST is not to be had where these tests run
         test_images = load_dataset("fashion_mnist").test_images
-        real, _, _ = extract(test_images.split(500), network)
+        real, _, _ = measured(test_images.split(500), network)
         distance = frechet_distance(real.gaussian(), fake.gaussian())
         assert distance == pytest.approx(said["fcd"], rel=0.01)
 

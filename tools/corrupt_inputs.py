@@ -150,7 +150,7 @@ def checkpoint(case: Case) -> list[str]:
         ["fid.py", "run", "--dataset", "mnist", "--save_stats", "out.npz", *few],
         ["inception_score.py", "run", "--dataset", "mnist", "--splits", "2", *few],
         ["demo.py", "--load_path", "run", "--port", str(PORT), *CPU],
-        ["training.run", "export", "run", "out/mine.pt"],
+        ["generate.py", "--load_path", "run", "--export", "out/mine.pt"],
     ]
     return case.rng.choice(commands)
 
@@ -273,7 +273,7 @@ def read_only(case: Case) -> list[str]:
         ["generate.py", "--load_path", "run/last.pt", "--save_path", "closed/file/x", *CPU],
         ["fid.py", "data/train/bag", "--save_stats", "closed/s.npz", *CLASSIFIER],
         ["training.run", "plot", "run"],
-        ["training.run", "export", "run", "closed/mine.pt"],
+        ["generate.py", "--load_path", "run", "--export", "closed/mine.pt"],
         ["generate.py", "--load_path", "run", "--neighbours", "3", "--data_dir", "data", *CPU],
     ]
     if case.harm:

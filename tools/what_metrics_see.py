@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.command import shown
 
 from data import load_dataset
-from fid import density_coverage, extract, frechet_distance, kid, precision_recall
+from fid import Statistics, density_coverage, frechet_distance, kid, precision_recall
 from inception_score import inception_score
-from support.features import load_features
+from support.features import FeatureNetwork, extract, load_features
 
 N = 10_000
 
@@ -46,18 +46,26 @@ def faults(images: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
+def measured(images: Tensor, network: FeatureNetwork) -> tuple[Statistics, Tensor, Tensor]:
+    """Return the statistics, the features and the logits of images."""
+    features, logits = map(torch.cat, zip(*extract(images.split(500), network), strict=True))
+    statistics = Statistics(network.dim)
+    statistics.update(features)
+    return statistics, features, logits
+
+
 def main(only: tuple[str, ...] = ("",)) -> None:
     """Print the table, of the faults whose names begin so."""
     dataset = load_dataset("fashion_mnist")
     network = load_features("classifier", "fashion_mnist")
-    statistics, real, _ = extract(dataset.test_images.split(500), network, keep=True)
+    statistics, real, _ = measured(dataset.test_images, network)
     names = ("FCD", "score", "in class", "KID x 1000", "precision", "recall", "density", "coverage")
     print("| fault | " + " | ".join(names) + " |\n|---|" + "---:|" * len(names))
     kinds = faults(dataset.train_images[:N], dataset.train_labels[:N])
     for name, (images, labels) in kinds.items():
         if not name.startswith(only):
             continue
-        found, fake, logits = extract(images.split(500), network, keep=True)
+        found, fake, logits = measured(images, network)
         row = [
             f"{frechet_distance(statistics.gaussian(), found.gaussian()):.3f}",
             f"{inception_score(logits)[0]:.2f}",

@@ -16,18 +16,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from data import CLASSES, Dataset, labels_as_in, to_float
-from fid import Gaussian, extract, frechet_distance, load_statistics, save_statistics
-from generate import sample
+from data import CLASSES, Dataset, labels_as_in
+from fid import Gaussian, Statistics, frechet_distance, load_statistics, save_statistics
 from inception_score import inception_score
 from support.device import EVALUATION, seeded
 from support.features import (
     ClassifierFeatures,
-    InceptionFeatures,
+    FeatureNetwork,
     classifier_for,
+    extract,
     load_inception,
 )
 from support.files import user_cache
+from support.images import to_float
+from support.sampling import sample
 
 BATCH = 500  # images at a time
 HELD_OUT = 2000  # images of either kind that D is tried on: 1 % of error, a second on a CPU
@@ -38,7 +40,7 @@ class Evaluation:
 
     def __init__(
         self,
-        network: InceptionFeatures | ClassifierFeatures,
+        network: FeatureNetwork,
         args: argparse.Namespace,
         dataset: Dataset,
         d_loss: Callable[[Tensor, Tensor], Tensor],
@@ -79,7 +81,7 @@ class Evaluation:
             return None
         has_classes = dataset.name in CLASSES or len(dataset.classes) > 1
         try:
-            network: InceptionFeatures | ClassifierFeatures
+            network: FeatureNetwork
             if args.features == "inception" or (args.features is None and not has_classes):
                 network = load_inception(args.inception_path).to(device)
                 if args.features is None:
@@ -99,7 +101,11 @@ class Evaluation:
     def __call__(self, generator: nn.Module, discriminator: nn.Module) -> dict[str, float]:
         """The metrics by name; the distance comes first."""
         images = sample(generator, self.z.to(self.device), self.labels)
-        statistics, _, logits = extract(images.split(BATCH), self.network, keep=True)
+        statistics, kept = Statistics(self.network.dim), []
+        for features, logits in extract(images.split(BATCH), self.network):
+            statistics.update(features)
+            kept.append(logits)
+        logits = torch.cat(kept)
         distance = frechet_distance(self.real, statistics.gaussian())
         score, _ = inception_score(logits)
         metrics = {
@@ -147,7 +153,7 @@ class Evaluation:
         return metrics
 
 
-def real_statistics(network: InceptionFeatures | ClassifierFeatures, images: Tensor) -> Gaussian:
+def real_statistics(network: FeatureNetwork, images: Tensor) -> Gaussian:
     """The statistics of real images, uint8 (N, C, H, W); computed once and cached.
 
     The cache is the user's; its key is the images' bytes and the network's weights.
@@ -161,7 +167,9 @@ def real_statistics(network: InceptionFeatures | ClassifierFeatures, images: Ten
             return load_statistics(path, network.name)
         except InputError:
             path.unlink(missing_ok=True)  # damaged: made anew
-    statistics, _, _ = extract(images.split(BATCH), network)
+    statistics = Statistics(network.dim)
+    for features, _ in extract(images.split(BATCH), network):
+        statistics.update(features)
     real = statistics.gaussian()
     try:
         save_statistics(real, path, network.name)

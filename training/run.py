@@ -46,16 +46,17 @@ from tqdm import tqdm
 
 import support.processes
 from data import Dataset
-from generate import draw_grid, noise, sample, save_gif, save_picture
-from support.checkpoints import check_progress, fitting, load_generator, load_part, read_checkpoint
+from support.checkpoints import check_progress, fitting, load_part, read_checkpoint
 from support.device import PROCESSES, random_state, restore_random_state, seeded
+from support.drawing import draw_grid, save_gif, save_picture
 from support.files import UNFINISHED, locked, save_tensors, writing
 from support.fonts import drawable, font
 from support.images import LARGE_PIXELS, opened
 from support.processes import any_process, average, first_only, from_first, processes, rank
+from support.sampling import noise, sample
 from training.evaluation import Evaluation
 from training.events import EventsFile
-from training.flags import MAY_DIFFER, as_flags, read_config
+from training.flags import MAY_DIFFER
 from training.plots import LOG_EVERY, LOSSES, METRICS, Rows, plot, read_rows, run_names
 
 WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
@@ -640,48 +641,14 @@ def captioned(path: Path) -> Image.Image:
     return frame
 
 
-def export(source: Path, path: Path) -> None:
-    """Write the averaged generator of a run alone, in float16, as load_generator() reads it.
-
-    With it go its script, data set and classes, the command that trained it and its scores.
-    """
-    _, checkpoint = load_generator(source)
-    folder = source if source.is_dir() else source.parent
-    args = read_config(folder / "config.json", f"{checkpoint['script']}.py")
-    if "rows" not in checkpoint:
-        raise InputError(f"{source} holds no metrics: give a run folder, or its best.pt")
-    with fitting(source, "a run"):
-        check_progress(checkpoint)
-    measured = [row for row in checkpoint["rows"] if "test_d_loss" in row]
-    hyper = {name: value for name, value in args.items() if name not in NO_HYPERPARAMETERS}
-    kept = ("script", "dataset", "classes", "all_classes", "generator_args", "step")
-    content = {
-        **{name: checkpoint[name] for name in kept},
-        "command": shlex.join(["python", f"{checkpoint['script']}.py", *as_flags(hyper)]),
-        "scores": measured[-1] if measured else {},  # `epoch` in them says of when
-        "ema": {
-            name: value.half() if value.is_floating_point() else value
-            for name, value in checkpoint["ema"].items()
-        },
-    }
-    save_tensors(content, path)
-    print(f"{path.stat().st_size:,} bytes: {path}")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw the curves of runs, over each other; or keep one run's generator alone."""
+    """Draw the curves of runs, over each other."""
     parser = argparse.ArgumentParser(description=main.__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, dest="command")
     plotting = commands.add_parser("plot", help="losses.png and metrics.png of one or more runs")
     plotting.add_argument("runs", nargs="+", help="run folders")
     plotting.add_argument("--save_path", help="a folder; if not given: that of the only run, or .")
-    exporting = commands.add_parser("export", help="the generator alone, in float16")
-    exporting.add_argument("run", type=Path, help="a run folder, or a checkpoint in it")
-    exporting.add_argument("save_path", type=Path, help="a file to write")
     args = parser.parse_args(argv)
-    if args.command == "export":
-        export(args.run, args.save_path)
-        return
     folders = [Path(run) for run in args.runs]
     names = run_names([str(folder) for folder in folders])
     runs: dict[str, Rows] = dict(zip(names, map(read_rows, folders), strict=True))
