@@ -155,7 +155,12 @@ KINDS = [
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("command", ["generate", "fid", "score", "export", "demo", "resume"])
 def test_no_command_runs_what_a_checkpoint_brings(
-    command: str, zipped: bool, trained: Path, tmp_path: Path, capsys: Capture
+    command: str,
+    zipped: bool,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
 ) -> None:
     path = tmp_path / "run" / "last.pt"
     shutil.copytree(trained, path.parent)
@@ -169,6 +174,7 @@ def test_no_command_runs_what_a_checkpoint_brings(
         "demo": (demo.main, ["--load_path", str(path.parent)]),
         "resume": (cdcgan.main, ["--resume", str(path.parent)]),
     }
+    monkeypatch.chdir(tmp_path)
     assert "last.pt is refused" in refusal(*mains[command], capsys)
     assert not (tmp_path / "ran").exists() and not (tmp_path / "mine.pt").exists()
 

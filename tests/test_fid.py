@@ -645,8 +645,8 @@ def test_samples_have_the_classes_of_what_they_are_compared_with(
     labels, images = torch.tensor([0] * 30 + [4] * 10), random_images(40, 1, 28)
     classes = tuple(str(i) for i in range(10))
     dataset = data.Dataset("fashion_mnist", images, labels.flip(0), images, labels, classes)
-    monkeypatch.setattr(fid, "load_dataset", lambda *args: dataset)
-    monkeypatch.setattr(fid, "sample", noted)
+    monkeypatch.setattr(support.image_sets, "load_dataset", lambda *args: dataset)
+    monkeypatch.setattr(support.image_sets, "sample", noted)
     size = ["--num_images", "20"]
     for sources in (["fashion_mnist:test", "run"], ["run", "fashion_mnist:train"]):
         answer([*sources, *size], capsys)
@@ -699,7 +699,7 @@ def test_float32_is_not_tf32() -> None:
             return images.flatten(1).float(), images.flatten(1).float()
 
     before = torch.backends.cudnn.allow_tf32
-    extract([torch.zeros(2, 3, 1, 1, dtype=torch.uint8)], cast(Any, Network()))
+    list(extract([torch.zeros(2, 3, 1, 1, dtype=torch.uint8)], cast(Any, Network())))
     assert seen == [False] and torch.backends.cudnn.allow_tf32 == before
 
 
@@ -1050,6 +1050,6 @@ def test_a_folder_that_may_not_be_read_is_a_line(
     def forbidden(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(fid, "list_images", forbidden)
+    monkeypatch.setattr(support.image_sets, "list_images", forbidden)
     with pytest.raises(InputError, match="cannot be read .Permission denied"):
         next(support.image_sets.folder_images(tmp_path, 2))
