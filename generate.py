@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from data import class_index, load_dataset
+from support import drawing
 from support.arrays import write_npz
 from support.checkpoints import export_generator, load_generator
 from support.device import pick_device
-from support.drawing import check_empty, check_layout, draw_grid, lay_out, save_gif, save_picture
 from support.features import extract, require_classifier
 from support.fonts import drawable
 from support.sampling import CHUNK, noise, sample, sample_between, slerp
@@ -139,7 +139,7 @@ def save_images(images: Tensor, labels: Tensor | None, classes: Sequence[str], p
         name = "" if labels is None else "_" + classes[int(labels[i])].replace("/", "-")
         name = name[:50]  # a file's name may have 255 bytes, and a character has up to four
         array = image.permute(1, 2, 0).squeeze(2).numpy()
-        save_picture(Image.fromarray(array), path / f"{i:05d}{name.replace(' ', '-')}.png")
+        drawing.save_picture(Image.fromarray(array), path / f"{i:05d}{name.replace(' ', '-')}.png")
 
 
 def save_npz(images: Tensor, labels: Tensor | None, path: Path) -> None:
@@ -187,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     as_npz = suffix == ".npz" or args.format == "npz"
     if args.num_images is not None and not as_npz:
-        check_empty(path)
+        drawing.check_empty(path)
     device = pick_device(args.device)
     generator, checkpoint = load_generator(args.load_path, device)
     # Here, so that it holds for every z of a walk or an interpolation, too.
@@ -228,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = [f"{a} to {b}" for a, b in zip(names, names[1:] + names[:1], strict=True)]
     across = args.neighbours + 2 if args.neighbours else columns
     image_size = checkpoint["generator_args"]["image_size"]
-    check_layout(lay_out(rows * across, across, image_size, names), moving)
+    drawing.check_layout(drawing.lay_out(rows * across, across, image_size, names), moving)
 
     labels = torch.tensor(of_row, device=device).repeat_interleave(columns) if classes else None
     z = noise(rows * columns, z_dim, args.seed, device)
@@ -246,13 +246,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         frames = [torch.cat(row, dim=1).flatten(0, 1)]
     else:
         frames = [sample(generator, z, labels)]
-    pictures = (draw_grid(images, across, names) for images in frames)
+    pictures = (drawing.draw_grid(images, across, names) for images in frames)
     if moving:
-        path = path if suffix == ".gif" else path / "grid.gif"
-        save_gif(pictures, path, seconds=0.08)
+        path = drawing.place_of_grid(path, ".gif")
+        drawing.save_gif(pictures, path, seconds=0.08)
     else:
-        path = path if suffix == ".png" else path / "grid.png"
-        save_picture(next(pictures), path)
+        path = drawing.place_of_grid(path, ".png")
+        drawing.save_picture(next(pictures), path)
     print(f"{rows} x {across} images: {path}")
 
 

@@ -1,6 +1,6 @@
 """Images as pictures: a grid with names at its rows, PNG and GIF files."""
 
-from support.command import InputError
+from support.command import InputError, say
 
 import math
 import os
@@ -85,20 +85,33 @@ def check_layout(layout: Layout, moving: bool) -> None:
         raise InputError(f"the picture would be {width:,} x {height:,} pixels; {limit}; {advice}")
 
 
+def count_images(folder: Path, apart: Sequence[str] = ()) -> int:
+    """Return the number of images in `folder` in any depth, without files named as in `apart`."""
+    names = (Path(name) for _, _, files in os.walk(folder) for name in files if name not in apart)
+    endings = Image.registered_extensions()
+    return sum(name.suffix.lower() in endings and name.name[0] != "." for name in names)
+
+
 def check_empty(folder: Path) -> None:
     """Raise InputError if `folder` holds images in any depth.
 
     fid.py and training read all of them, so older images would count as new samples.
     """
-    names = (Path(name) for _, _, files in os.walk(folder) for name in files)
-    endings = Image.registered_extensions()
-    found = sum(name.suffix.lower() in endings and name.name[0] != "." for name in names)
-    if found:
+    if found := count_images(folder):
         images = "1 image" if found == 1 else f"{found:,} images"
         advice = "give a new or empty folder as --save_path"
         raise InputError(
             f"{folder} holds {images} already, which would mix with new ones: {advice}"
         )
+
+
+def place_of_grid(path: Path, suffix: str) -> Path:
+    """Return `path`, or the file of a grid in it if it is a folder; warn of other images there."""
+    if path.suffix.lower() == suffix:
+        return path
+    if count_images(path, ("grid.png", "grid.gif")):
+        say(f"warning: {path} holds images: fid.py and training will read the grid as one of them")
+    return path / f"grid{suffix}"
 
 
 def save_picture(picture: Image.Image, path: Path) -> None:

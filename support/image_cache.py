@@ -8,6 +8,8 @@ from support.command import InputError, progress, say
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -27,7 +29,7 @@ IN_MEMORY = 2 << 30  # bytes of decoded images that need no cache file
 def decoded(paths: Sequence[Path], root: Path, size: int) -> np.ndarray:
     """Return uint8 (N, C, size, size) of the images, mapped from a cache file.
 
-    The file is made where it is not there, and takes the place of an older one of these images.
+    The file is made where it is not there, and takes the place of an older one of this folder.
     Where none can be written, few images are kept in memory; for many, InputError.
     """
     listing = []
@@ -37,7 +39,7 @@ def decoded(paths: Sequence[Path], root: Path, size: int) -> np.ndarray:
         # and the inode are the system's own: whatever writes or moves a file changes them.
         state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
         listing.append((str(path), *state))
-    about = _digest(str(root), size, sorted({os.path.dirname(name) for name, *_ in listing}))
+    about = _digest(str(root), size)
     file = user_cache() / f"images-{about}-{_digest(CACHE_VERSION, listing)}.npy"
     images = _open_cache(file, len(paths), size)
     if images is not None:
@@ -55,10 +57,25 @@ def decoded(paths: Sequence[Path], root: Path, size: int) -> np.ndarray:
         if old != file:
             with suppress(OSError):  # another run has removed it, or maps it (Windows)
                 old.unlink()
+    _clear_folder(root)
     images = _open_cache(file, len(paths), size)
     if images is None:
         raise InputError(f"{file} cannot be read after writing: check that disk")
     return images
+
+
+def _clear_folder(root: Path) -> None:
+    """Take out of the folder what other versions of this code cached in it.
+
+    torchvision's ImageFolder takes a folder called .cache for a class.
+    """
+    with suppress(OSError):  # it is not there, or may not be changed
+        for path in (root / ".cache").iterdir():
+            if re.fullmatch(r"[0-9a-f]{64}\.npy", path.name):
+                path.unlink()
+            elif re.fullmatch(r"classifier-[0-9a-f]{16}\.pt", path.name):
+                shutil.move(path, user_cache() / path.name)
+        (root / ".cache").rmdir()
 
 
 def _digest(*parts: object) -> str:

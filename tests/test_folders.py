@@ -399,6 +399,19 @@ def test_folders_of_equal_names_sizes_and_times_do_not_meet(tmp_path: Path) -> N
         assert dataset.train_images.unique().tolist() == [colour]
 
 
+def test_what_other_versions_cached_in_the_folder_leaves_it(tmp_path: Path) -> None:
+    images, old = flat(tmp_path / "images", 3), tmp_path / "images" / ".cache"
+    old.mkdir()
+    for name in (f"{'0' * 64}.npy", f"classifier-{'a' * 16}.pt", "mine.txt"):
+        (old / name).write_text("")
+    load_dataset("folder", images, 28)
+    assert [path.name for path in old.iterdir()] == ["mine.txt"]
+    assert (user_cache() / f"classifier-{'a' * 16}.pt").exists()
+    (old / "mine.txt").unlink()
+    load_dataset("folder", images, 32)
+    assert not old.exists()
+
+
 def test_nothing_is_written_into_the_users_folder(tmp_path: Path) -> None:
     """torchvision's ImageFolder, which takes every folder for a class, reads it as before."""
     for name in "ab":

@@ -482,3 +482,13 @@ def test_the_default_folder_never_mixes(
     draw(trained)  # a grid replaces a grid
     draw(trained, "--num_images", "3", "--format", "npz")
     assert sorted(p.name for p in Path("samples").iterdir()) == ["grid.png", "samples.npz"]
+
+
+def test_a_grid_beside_samples_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, warned in ((0, False), (0, False), (2, True)):
+        if number:
+            Image.new("L", (8, 8)).save(tmp_path / "00000.png")
+        generate.main(["--save_path", str(tmp_path), "--grid_size", "1", "--device", "cpu"])
+        assert ("will read the grid" in capsys.readouterr().err) == warned

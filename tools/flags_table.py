@@ -14,7 +14,7 @@ from unittest.mock import patch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 TRAINING = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
-OTHERS = ("generate", "demo", "fid", "inception_score", "support.features", "training.run")
+OTHERS = ("generate", "demo", "fid", "inception_score", "training.classifier", "training.plots")
 BEGIN, END = "<!-- flags: made by tools/flags_table.py -->\n", "<!-- end of flags -->"
 
 
@@ -23,10 +23,7 @@ class Built(Exception):
 
 
 def actions(module: str) -> dict[str, argparse.Action]:
-    """Return the flags and arguments in a command's parser, by name.
-
-    A flag of a subcommand comes after the subcommand's name: `plot --save_path`.
-    """
+    """Return the flags and arguments in a command's parser, by name."""
     found: list[argparse.ArgumentParser] = []
 
     def stop(parser: argparse.ArgumentParser, *args: object) -> None:
@@ -35,14 +32,10 @@ def actions(module: str) -> dict[str, argparse.Action]:
 
     with patch.object(argparse.ArgumentParser, "parse_args", stop), contextlib.suppress(Built):
         importlib.import_module(module).main([])
-    parsers, named = {"": found[0]}, {}
-    for action in found[0]._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            parsers = {f"{name} ": parser for name, parser in action.choices.items()}
-    for command, parser in parsers.items():
-        for action in parser._actions:
-            name = (action.option_strings or [str(action.metavar or action.dest)])[0]
-            named[command + name] = action
+    named = {
+        (action.option_strings or [str(action.metavar or action.dest)])[0]: action
+        for action in found[0]._actions
+    }
     return {name: action for name, action in named.items() if action.dest != "help"}
 
 
