@@ -14,7 +14,6 @@ from support.command import InputError, exit_on_input_error, progress
 import argparse
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +85,11 @@ class Neighbours:
         dataset = load_dataset(checkpoint["dataset"], data_dir, size, keep, fetch=prepare)
         self.images = dataset.train_images.cpu()
         about = (dataset.name, dataset.train_images, dataset.train_labels, dataset.classes)
-        network = require_classifier(*about, data_dir).to(device)
-        self.extract = partial(extract, network=network)
+        self.network = require_classifier(*about, data_dir).to(device)
         self.features = self.features_of(self.images)
 
     def features_of(self, images: Tensor) -> Tensor:
-        return torch.cat([features for features, _ in self.extract(images.split(CHUNK))])
+        return torch.cat([features for features, _ in extract(images.split(CHUNK), self.network)])
 
     def __call__(self, images: Tensor, number: int) -> Tensor:
         """uint8 (N, C, H, W) -> the `number` closest to each, uint8 (N, number, C, H, W)."""

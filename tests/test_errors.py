@@ -24,8 +24,6 @@ import generate
 import inception_score
 import support.features
 import support.image_sets
-import training.plots
-import training.run
 from data import load_dataset
 from support.files import user_cache
 from tests.conftest import command, folder_flags, refusal
@@ -166,11 +164,12 @@ def test_no_command_runs_what_a_checkpoint_brings(
     shutil.copytree(trained, path.parent)
     content = {**torch.load(path, weights_only=True), "ema": Payload(tmp_path / "ran")}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    mine = str(tmp_path / "mine.pt")
     mains: dict[str, tuple[Any, list[str]]] = {
         "generate": (generate.main, ["--load_path", str(path)]),
         "fid": (fid.main, [str(path.parent), "--save_stats", "s.npz", "--dataset", "mnist"]),
         "score": (inception_score.main, [str(path), "--dataset", "mnist"]),
-        "export": (training.plots.main, ["export", str(path.parent), str(tmp_path / "mine.pt")]),
+        "export": (generate.main, ["--load_path", str(path), "--export", mine]),
         "demo": (demo.main, ["--load_path", str(path.parent)]),
         "resume": (cdcgan.main, ["--resume", str(path.parent)]),
     }
@@ -238,7 +237,7 @@ def test_bad_checkpoints(kind: str, trained: Path, tmp_path: Path, capsys: Captu
     before = path.read_bytes()
     commands: list[tuple[Any, list[str]]] = [
         (generate.main, ["--load_path", str(path), "--save_path", str(out)]),
-        (training.plots.main, ["export", str(path), str(out)]),
+        (generate.main, ["--load_path", str(path), "--export", str(out)]),
         (cdcgan.main, ["--resume", str(path.parent)]),
     ]
     for main, argv in commands[: 1 if kind == "no classes" else 3]:
@@ -277,8 +276,8 @@ def test_resume_from_a_state_that_is_none(
     assert "does not fit" in refusal(cdcgan.main, ["--resume", str(path.parent)], capsys)
     assert {file: file.read_bytes() for file in before} == before
     if key in ("step", "best", "rows", "names", "window"):  # of the others, export takes nothing
-        argv = ["export", str(path), str(tmp_path / "mine.pt")]
-        assert "does not fit" in refusal(training.plots.main, argv, capsys)
+        argv = ["--load_path", str(path), "--export", str(tmp_path / "mine.pt")]
+        assert "does not fit" in refusal(generate.main, argv, capsys)
 
 
 @pytest.mark.parametrize(

@@ -298,8 +298,8 @@ def test_plot_of_one_run_and_of_several(
     straight: tuple[list[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = [str(straight[1]), str(straight[1])]
-    training.plots.main(["plot", runs[0], "--save_path", str(tmp_path / "one")])
-    training.plots.main(["plot", *runs, "--save_path", str(tmp_path / "two")])
+    training.plots.main([runs[0], "--save_path", str(tmp_path / "one")])
+    training.plots.main([*runs, "--save_path", str(tmp_path / "two")])
     for name in ("losses.png", "metrics.png"):
         assert Image.open(tmp_path / "one" / name).size[1] > 300
         assert (tmp_path / "two" / name).stat().st_size > 0
@@ -323,19 +323,19 @@ def test_plot_of_runs_that_the_font_cannot_write(
     monkeypatch.chdir(tmp_path)
     for name in ("a", "caf\u00e9", "\u65e5\u672c"):
         write_rows(Path(name), ",fcd")
-    training.plots.main(["plot", "a", "caf\u00e9", "--save_path", "two"])
-    training.plots.main(["plot", "\u65e5\u672c"])  # without a legend
+    training.plots.main(["a", "caf\u00e9", "--save_path", "two"])
+    training.plots.main(["\u65e5\u672c"])  # without a legend
     assert capsys.readouterr().err == ""
-    training.plots.main(["plot", "\u65e5\u672c", "a", "--save_path", "two"])
+    training.plots.main(["\u65e5\u672c", "a", "--save_path", "two"])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: ") and line.endswith("'\u65e5\u672c' is drawn as run 1")
 
 
 def test_plot_leaves_no_older_plot_beside_its_own(tmp_path: Path) -> None:
     with_metrics, without = write_rows(tmp_path / "a", ",fcd"), write_rows(tmp_path / "b")
-    training.plots.main(["plot", with_metrics, "--save_path", str(tmp_path / "out")])
+    training.plots.main([with_metrics, "--save_path", str(tmp_path / "out")])
     assert (tmp_path / "out" / "metrics.png").exists()
-    training.plots.main(["plot", without, "--save_path", str(tmp_path / "out")])
+    training.plots.main([without, "--save_path", str(tmp_path / "out")])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["losses.png"]
 
 
@@ -402,7 +402,7 @@ def test_number_keeps_to_its_interval(
 def test_a_d_that_has_won_is_told_once(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training.run, "WON_STEPS", 10)
+    monkeypatch.setattr(training.record, "WON_STEPS", 10)
     slow, fast = "1e-8", "1e-2"
     for name, lr_d, warnings in (("won", fast, 1), ("even", slow, 0)):
         argv = [*flags, "--name", name, "--epochs", "4", "--lr_d", lr_d, "--lr_g", slow]

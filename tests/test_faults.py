@@ -7,6 +7,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -154,7 +155,7 @@ def test_a_full_disk_leaves_no_half_results(
     saving = ["--save_stats", str(target / "stats.npz"), "--features", "classifier"]
     classifier = ["--dataset", "fashion_mnist", "--device", "cpu"]
     for main, argv in (
-        (training.plots.main, ["export", run, str(target / "generator.pt")]),
+        (generate.main, ["--load_path", run, "--export", str(target / "generator.pt")]),
         (training.plots.main, [run, "--save_path", str(target)]),
         (fid.main, [str(pictures / "test" / "bag"), *saving, *classifier]),
     ):
@@ -393,17 +394,18 @@ def test_commands_in_poor_surroundings(checkout: Path, pictures: Path, tmp_path:
 
 # ---- how commands begin and end ----
 
-COMMANDS = (
+
+@pytest.mark.parametrize(
+    "name",
     "vanilla_gan dcgan cdcgan wgan_gp fid inception_score generate demo "
-    "training/run support/features"
+    "training/plots training/classifier support/processes".split(),
 )
-
-
-@pytest.mark.parametrize("name", COMMANDS.split())
 def test_every_command_prepares_itself_first(name: str) -> None:
+    """The training scripts begin with support/processes.py, which begins with command.py."""
     lines = (ROOT / f"{name}.py").read_text().splitlines()
-    imports = [line for line in lines if line.startswith(("import ", "from "))]
-    assert imports[0].startswith("from support.command import ")
+    first = next(line for line in lines if line.startswith(("import ", "from ")))
+    modules = "(command|processes)" if "gan" in name else "command"
+    assert re.match(rf"from support\.{modules} import ", first)
 
 
 def test_ctrl_c_while_libraries_are_imported() -> None:
@@ -572,7 +574,7 @@ def test_ctrl_c_that_ends_the_reader_of_the_output_as_well(
     capsys: Capture,
 ) -> None:
     """As in `python cdcgan.py | tee log`, at the end of an epoch, before it is saved."""
-    monkeypatch.setattr(training.run, "mute", lambda: None)  # of pytest's own output
+    monkeypatch.setattr(support.command, "mute", lambda: None)  # of pytest's own output
     draw = training.run.Run.draw_samples
 
     def interrupted(self: training.run.Run) -> None:

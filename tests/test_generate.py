@@ -13,13 +13,12 @@ from PIL import Image, ImageChops, ImageSequence
 
 import cdcgan
 import generate
-import training.plots
-import training.run
 from data import load_dataset
 from support.checkpoints import load_generator, read_checkpoint
 from support.drawing import GIF_SIDE, check_layout, draw_grid, lay_out, save_gif
 from support.sampling import noise, sample, slerp
 from tests.conftest import CLASSES, folder_flags, refusal
+from training.classifier import classifier_for
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +151,7 @@ def test_an_exported_generator_draws_the_same(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "new" / "small.pt"
-    training.plots.main(["export", str(trained), str(path)])
+    generate.main(["--load_path", str(trained), "--export", str(path)])
     content = torch.load(path, weights_only=True)
     assert set(content) >= {"script", "dataset", "classes", "generator_args", "command", "scores"}
     assert content["command"].startswith("python cdcgan.py --z_dim=8 --ngf=4")
@@ -162,7 +161,9 @@ def test_an_exported_generator_draws_the_same(
     z, labels = noise(6, 8, seed=0), torch.arange(6) % 3
     whole, small = (sample(load_generator(p)[0], z, labels).int() for p in (trained, path))
     assert (whole - small).abs().max() <= 3  # of 255: float16's digits
-    assert "nowhere" in refusal(training.plots.main, ["export", "nowhere", str(path)], capsys)
+    assert "nowhere" in refusal(
+        generate.main, ["--load_path", "nowhere", "--export", str(path)], capsys
+    )
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:
@@ -239,6 +240,7 @@ def test_neighbours_in_colour_of_a_grey_sample(
     data.train_images = data.train_images.repeat(1, 3, 1, 1)
     data.train_images[:, 0] = 255  # reddish
     monkeypatch.setattr(generate, "load_dataset", lambda *_, **__: data)
+    classifier_for(data, tmp_path, torch.device("cpu"))
     path = tmp_path / "n.png"
     draw(trained, "--neighbours", "3", "--data_dir", str(tmp_path), "--save_path", str(path))
     with Image.open(path) as picture:
@@ -257,6 +259,7 @@ def test_more_neighbours_than_images(
     few = load_dataset("folder", pictures, 28)
     few.train_images = few.train_images[:5]
     monkeypatch.setattr(generate, "load_dataset", lambda *_, **__: few)
+    classifier_for(few, "few", torch.device("cpu"))
     argv = ["--load_path", str(trained), "--neighbours", "6", "--device", "cpu"]
     assert "6 neighbours of 5" in refusal(generate.main, argv, capsys)
 

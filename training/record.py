@@ -128,8 +128,9 @@ class Record:
         path = self.folder / "timing.csv"
         header = "epoch,steps,seconds,images_per_second\n"
         with writing(path) as temporary:
-            before = path.read_text() if path.exists() else header
-            temporary.write_text(before + f"{epoch},{steps},{seconds:.3f},{rate:.1f}\n")
+            before = path.read_bytes() if path.exists() else header.encode()
+            line = f"{epoch},{steps},{seconds:.3f},{rate:.1f}\n"
+            temporary.write_bytes(before + line.encode())
 
     def save(self) -> None:
         """Write metrics.csv and what TensorBoard's file still holds back."""
