@@ -116,7 +116,9 @@ def test_interpolation_as_a_loop(trained: Path, tmp_path: Path) -> None:
 def test_neighbours_of_a_training_image_begin_with_itself(
     trained: Path, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = load_dataset("folder", pictures, 28).train_images
+    dataset = load_dataset("folder", pictures, 28)
+    classifier_for(dataset, pictures, torch.device("cpu"))
+    real = dataset.train_images
     some = real[[5, 40, 90]]
     monkeypatch.setattr(generate, "sample", lambda *_: some)
     argv = [
