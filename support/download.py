@@ -69,7 +69,10 @@ def published(name: str) -> Any:
 
 
 def download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
-    """Fetch `url` to `path`, which appears only when whole and verified."""
+    """Fetch `url` to `path`, which appears only when whole and verified.
+
+    torchvision's download has no time limit, and writes under the file's final name.
+    """
     request = urllib.request.Request(url, headers={"User-Agent": "gan-scripts"})
     with atomic(path) as unfinished:
         with (
@@ -220,6 +223,7 @@ def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
 
 def _parse_idx(content: bytes) -> np.ndarray:
     """IDX bytes -> uint8 array: two zeros, type 8, number of dimensions, their sizes, the data."""
+    # torchvision's reader takes an unpacked file, not bytes whose checksum is known.
     header = 4 + 4 * (content[3] if len(content) > 3 else 0)
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if content[:3] != b"\0\0\x08" or len(content) != header + math.prod(shape):

@@ -60,6 +60,7 @@ def locked(folder: Path) -> IO[str]:
     InputError if another process holds it. The lock is the system's and goes with its process,
     however that ends. Where there is no such lock (Windows, some network drives), nothing is held.
     """
+    # Not filelock's: it makes a folder that is missing, and fails on a drive without locks.
     path = folder / ".lock"
     try:
         file = path.open("a")

@@ -36,6 +36,7 @@ import math
 import shlex
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,8 @@ class Run:
         self.evaluation: Evaluation | None = None
         self.conditional = "num_classes" in generator_args
         self.samples = Samples(dataset, self.conditional, args.z_dim, args.seed, self.device)
-        make = lambda: new_folder(script, args)  # noqa: E731
-        self.folder = Path(args.resume) if args.resume else from_first(make)
+        new = partial(new_folder, script, args)
+        self.folder = Path(args.resume) if args.resume else from_first(new)
         self.record = Record(self.folder, script)
         self.saving = Saving(
             script,
