@@ -131,7 +131,8 @@ def export_generator(source: str | Path, path: Path) -> None:
 def check_progress(checkpoint: dict[str, Any]) -> None:
     """Raise, for fitting(), where a run's progress is not what Run.save() writes."""
     step, rows, names = checkpoint["step"], checkpoint["rows"], checkpoint["names"]
-    numbers = [checkpoint["best"], *(value for row in rows for value in row.values())]
+    numbers = [checkpoint["best"], checkpoint.get("reported", 0)]
+    numbers += (value for row in rows for value in row.values())
     if not (
         type(step) is int and 0 <= step <= 10**12 and {type(x) for x in numbers} <= {int, float}
     ):

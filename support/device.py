@@ -1,7 +1,7 @@
 """Where a run computes, in which precision, and where its random numbers come from."""
 
 from support.command import InputError
-from support.processes import processes
+from support.processes import processes, rank
 
 import os
 from collections.abc import Callable
@@ -57,6 +57,12 @@ def seeded(seed: int, *purpose: int) -> torch.Generator:
     """
     mixed = np.random.SeedSequence(seed, spawn_key=purpose).generate_state(1)
     return torch.Generator().manual_seed(int(mixed[0]))
+
+
+def seed_process(seed: int, step: int) -> None:
+    """Give torchrun's other processes random numbers that are not the first's, but repeat."""
+    if rank() > 0:
+        torch.manual_seed(seeded(seed, PROCESSES, rank(), step).initial_seed())
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -31,6 +31,7 @@ import fid
 import generate
 import training.plots
 import training.run
+import training.saving
 import training.start
 from data import Batches, load_dataset
 from support import image_cache
@@ -38,6 +39,7 @@ from support.checkpoints import read_checkpoint
 from support.files import ABANDONED, UNFINISHED, atomic, locked, remove_abandoned, user_cache
 from tests.conftest import ROOT, assert_same_run, command, folder_flags, refusal
 from training.events import EventsFile
+from training.record import Record
 
 Capture = pytest.CaptureFixture[str]
 resource = pytest.importorskip("resource", reason="Windows has neither its limits nor fork")
@@ -87,17 +89,17 @@ def evaluated(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 @pytest.mark.parametrize(
     ("owner", "function", "call", "limit", "file", "step"),
     [
-        (training.run.Run, "write_config", 1, 0, "config.json", None),
-        (training.run, "save_tensors", 1, 50_000, "last.pt", None),  # half of it fits
-        (EventsFile, "add_image", 4, 0, "events.out", 10),  # of real images, epochs 0, 1 and 2
-        (training.run, "save_picture", 3, 5_000, "epoch_0002.png", 10),
-        (training.run.Run, "append_timing", 2, 0, "timing.csv", 10),
-        (training.run.Run, "save", 3, 0, "metrics.csv", 10),
-        (training.run, "save_tensors", 2, 50_000, "best.pt", 0),  # last, best, last, last
-        (training.run, "save_tensors", 4, 50_000, "last.pt", 10),
+        (training.run, "write_config", 1, 0, "config.json", None),
+        (training.saving, "save_tensors", 1, 50_000, "last.pt", None),  # half of it fits
+        (EventsFile, "add_image", 4, 0, "events.out", 20),  # of real images, epochs 0, 1 and 2
+        (training.run, "save_picture", 3, 5_000, "epoch_0002.png", 20),
+        (Record, "timing", 2, 0, "timing.csv", 20),
+        (Record, "save", 3, 0, "metrics.csv", 20),
+        (training.saving, "save_tensors", 2, 50_000, "best.pt", 10),  # last, best, last, last
+        (training.saving, "save_tensors", 4, 50_000, "last.pt", 20),
         (EventsFile, "flush", 3, 0, "events.out", 20),
-        (training.run, "plot", 1, 0, "losses.png", 30),
-        (training.run, "save_gif", 1, 0, "training.gif", 30),
+        (training.plots, "plot", 1, 0, "losses.png", 30),
+        (training.plots, "save_gif", 1, 0, "training.gif", 30),
     ],
 )
 def test_a_full_disk_stops_the_run_and_spares_its_checkpoint(

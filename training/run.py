@@ -44,7 +44,7 @@ import torch
 from torch import Tensor
 
 from data import Dataset
-from support.device import PROCESSES, random_state, restore_random_state, seeded
+from support.device import random_state, restore_random_state, seed_process
 from support.drawing import save_picture
 from support.files import locked
 from training.classifier import feature_network
@@ -100,6 +100,7 @@ class Run:
         self.step = 0  # generator updates done
         self.orderly_end = OrderlyEnd(insist=processes() == 1)
         self.best = math.inf  # the smallest distance so far
+        self.reported = 0  # epochs at whose ends the run has drawn and measured
         self.evaluation: Evaluation | None = None
         self.conditional = "num_classes" in generator_args
         self.samples = Samples(dataset, self.conditional, args.z_dim, args.seed, self.device)
@@ -165,11 +166,13 @@ class Run:
         last = min(self.args.max_steps or self.total_steps, self.total_steps)
         try:
             with self.orderly_end:
+                if self.reported < self.epoch:  # the run ended where it should have reported
+                    self.report(f"epoch {self.epoch:>3}/{self.args.epochs}")
                 while self.step < last:
                     began, start, ends, stop = self.step, time.perf_counter(), False, False
                     with self.progress_bar() as bar:
                         while self.step < last and not (ends or stop):
-                            self.seed_process()
+                            seed_process(self.args.seed, self.step)
                             yield self.step
                             self.step += 1
                             stop = any_process(self.orderly_end.asked)
@@ -186,12 +189,6 @@ class Run:
                 self.finish()
         finally:
             self.end()
-
-    def seed_process(self) -> None:
-        """Give the other processes random numbers that are not the first's, but repeat."""
-        if rank() > 0:
-            own = seeded(self.args.seed, PROCESSES, rank(), self.step)
-            torch.manual_seed(own.initial_seed())
 
     def stop(self) -> None:
         """Save and end, because of Ctrl-C or SIGTERM."""
@@ -245,31 +242,36 @@ class Run:
 
     @first_only
     def end_epoch(self, steps: int, seconds: float) -> None:
-        """After an epoch's last step: time, picture, evaluation, checkpoint; then print.
+        """After an epoch's last step, note its time and report on it."""
+        rate = steps * self.images_per_step / seconds
+        line = f"epoch {self.epoch:>3}/{self.args.epochs}  {seconds:6.1f} s  {rate:6,.0f} images/s"
+        self.check_weights()
+        try:
+            self.record.timing(self.epoch, steps, seconds, rate, self.step)
+            self.report(f"{line}  {self.record.summary()}")
+        except (InputError, OSError):  # something cannot be written; perhaps the weights can
+            self.save()  # with the report still to come: a resumed run begins with it
+            raise
+
+    @first_only
+    def report(self, line: str) -> None:
+        """Draw and measure at the end of an epoch, save, and print.
 
         Printing comes last because it fails where the reader of the output has gone.
         """
-        rate = steps * self.images_per_step / seconds
-        line = f"epoch {self.epoch:>3}/{self.args.epochs}  {seconds:6.1f} s  {rate:6,.0f} images/s"
-        lines = [f"{line}  {self.record.summary()}"]
-        self.check_weights()
-        better = False
-        try:
-            self.record.timing(self.epoch, steps, seconds, rate, self.step)
-            if self.epoch % self.sample_every == 0:
-                self.draw_samples()
-            if self.evaluation and self.epoch % self.args.eval_every == 0:
-                metrics = self.evaluation(self.state["ema"], self.critic)
-                self.record.measured(metrics, self.step)
-                found = [f"{name} {shown(value, '.4g')}" for name, value in metrics.items()]
-                lines.append("  ".join(found))
-                distance = next(iter(metrics.values()))
-                better, self.best = distance < self.best, min(distance, self.best)
-        except (InputError, OSError):  # one of these cannot be written: the weights perhaps can
-            self.save()
-            raise
-        self.save(*(["best.pt"] if better else []), "last.pt")
-        self.orderly_end.print("\n      ".join(lines))
+        lines, best = [line], self.best
+        if self.epoch % self.sample_every == 0:
+            self.draw_samples()
+        if self.evaluation and self.epoch % self.args.eval_every == 0:
+            metrics = self.evaluation(self.state["ema"], self.critic)
+            self.record.measured(metrics, self.step)
+            found = [f"{name} {shown(value, '.4g')}" for name, value in metrics.items()]
+            lines.append("      " + "  ".join(found))
+            best = min(best, next(iter(metrics.values())))
+        files = ["best.pt", "last.pt"] if best < self.best else ["last.pt"]
+        self.save(*files, best=best, reported=self.epoch)
+        self.best, self.reported = best, self.epoch
+        self.orderly_end.print("\n".join(lines))
 
     def evaluate_with(self, d_loss: LossOfBoth, g_loss: LossOfFake, real_sign: int = 1) -> None:
         """Have every --eval_every epochs measured: with these losses, of clean labels.
@@ -308,25 +310,31 @@ class Run:
         self.record.image("images/generated", picture, self.step)
 
     @first_only
-    def save(self, *files: str) -> None:
-        """Write metrics.csv and the checkpoints (last.pt if not said otherwise) as of this step."""
+    def save(self, *files: str, **progress: float) -> None:
+        """Write metrics.csv and the checkpoints (last.pt if not said otherwise) as of this step.
+
+        `progress`: what has changed of the run's `best` and `reported`.
+        """
         window = self.record.finite_window(self.step)
         self.check_weights()
         self.record.save()
-        progress = {
+        content = {
             "step": self.step,
             "best": self.best,
+            "reported": self.reported,
             "rows": self.record.rows,
             "names": self.record.names,
             "window": window,
         }
-        self.saving.save([self.folder / name for name in files or ("last.pt",)], progress)
+        paths = [self.folder / name for name in files or ("last.pt",)]
+        self.saving.save(paths, content | progress)
         self.record.events.flush()
 
     def load(self) -> None:
         """Take everything back from last.pt. InputError if it does not fit this run."""
         progress = self.saving.load(self.folder / "last.pt")
         self.step, self.best = progress["step"], progress["best"]
+        self.reported = progress.get("reported", self.epoch)
         self.record.names, self.record.rows = progress["names"], progress["rows"]
         self.record.window = list(progress["window"])
 
