@@ -124,11 +124,11 @@ def test_any_value_of_fid_s_flags(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def parse(argv: list[str]) -> argparse.Namespace:
         with pytest.raises(Checked):
-            fid.main(["a.npz", "b.npz", *argv])
+            fid.main(["mnist:train", "mnist:test", *argv])
         return seen.pop()
 
     monkeypatch.setattr(support.image_sets, "network_for", checked)
-    monkeypatch.setattr(support.features, "load_features", lambda *args: None)
+    monkeypatch.setattr(support.image_sets, "load_features", lambda *args: None)
     flags = ["kid", "prdc", "save_stats", "features", "dataset", "inception_path", "data_dir"]
     try_everything(parse, [*flags, *OF_FID, "device", "precision", "json"], OF_FID)
 

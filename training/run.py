@@ -153,8 +153,7 @@ class Run:
             self.draw_samples()  # epoch 0: what an untrained generator draws
 
     @property
-    def epoch(self) -> int:
-        """Whole epochs done."""
+    def epoch(self) -> int:  # whole epochs done
         return self.step // self.steps_per_epoch
 
     def steps(self) -> Iterator[int]:
