@@ -156,3 +156,17 @@ class Record:
         if kind not in self.warned:
             self.warned.add(kind)
             say(f"warning: {what}")
+
+
+def rates_of_answers(real: Tensor, fake: Tensor, fake_after: Tensor) -> dict[str, Tensor]:
+    """Return D(x), D(G(z)) before and after D's update, and how often D is right before it.
+
+    real, fake, fake_after: logits (B,), positive where D calls an image real.
+    """
+    return {
+        "d_real": real.sigmoid().mean(),
+        "d_fake": fake.sigmoid().mean(),
+        "d_fake_after": fake_after.sigmoid().mean(),
+        "d_right_real": (real > 0).float().mean(),
+        "d_right_fake": (fake < 0).float().mean(),
+    }

@@ -51,7 +51,7 @@ from training.classifier import feature_network
 from training.evaluation import Evaluation, LossOfBoth, LossOfFake
 from training.flags import NO_HYPERPARAMETERS, as_command
 from training.plots import draw_results
-from training.record import LOG_EVERY, Record
+from training.record import LOG_EVERY, Record, rates_of_answers
 from training.samples import Samples
 from training.saving import Saving
 from training.start import (
@@ -59,6 +59,7 @@ from training.start import (
     print_summary,
     print_where,
     remove_unfinished,
+    resume_command,
     write_config,
 )
 
@@ -122,7 +123,8 @@ class Run:
         for part in state.values():
             if isinstance(part, torch.optim.Optimizer):
                 part.register_step_pre_hook(lambda optimiser, *_: average_gradients(optimiser))
-        support.processes.go_on = f"; to go on from its last checkpoint: {self.resume_command()}"
+        command = resume_command(script, self.folder)
+        support.processes.go_on = f"; to go on from its last checkpoint: {command}"
         self.begin()
 
     @first_only
@@ -192,7 +194,7 @@ class Run:
     def stop(self) -> None:
         """Save and end, because of Ctrl-C or SIGTERM."""
         self.save()
-        command = self.resume_command()
+        command = resume_command(self.script, self.folder)
         self.orderly_end.print(f"stopped at step {self.step:,}; to go on: {command}")
         any_process(True)  # wait: torchrun ends the others as soon as one has ended
         raise SystemExit(130)
@@ -201,11 +203,6 @@ class Run:
     def end(self) -> None:
         self.record.events.close()
         self.held.close()
-
-    def resume_command(self) -> str:
-        several = f"torchrun --standalone --nproc_per_node={processes()}"
-        python = several if processes() > 1 else "python"
-        return f"{python} {self.script}.py --resume {shlex.quote(str(self.folder))}"
 
     def progress_bar(self) -> Any:
         return progress(
@@ -225,11 +222,7 @@ class Run:
         about before its update.
         """
         if answers:
-            real, fake, fake_after = (self.real_sign * logits for logits in answers)
-            values["d_real"], values["d_fake"] = real.sigmoid().mean(), fake.sigmoid().mean()
-            values["d_fake_after"] = fake_after.sigmoid().mean()
-            values["d_right_real"] = (real > 0).float().mean()
-            values["d_right_fake"] = (fake < 0).float().mean()
+            values |= rates_of_answers(*(self.real_sign * logits for logits in answers))
         self.record.names = list(values)
         means = average(torch.stack([value.detach().float() for value in values.values()]))
         if rank() == 0:

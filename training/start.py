@@ -44,6 +44,13 @@ def new_folder(script: str, args: argparse.Namespace) -> Path:
     raise InputError(f"{folder} is there already: {hint}")
 
 
+def resume_command(script: str, folder: Path) -> str:
+    """Return the command that goes on with a run, with as many processes as now."""
+    several = f"torchrun --standalone --nproc_per_node={processes()}"
+    python = several if processes() > 1 else "python"
+    return f"{python} {script}.py --resume {shlex.quote(str(folder))}"
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what a process that was killed had begun to write into its run."""
     for unfinished in folder.rglob(f".*{UNFINISHED}"):
