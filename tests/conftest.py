@@ -27,6 +27,8 @@ try:
     import support.download
     import support.features
     import training.classifier
+    import training.plots
+    import training.run
     from support.checkpoints import read_checkpoint
     from tests.stand_ins import FILES, digests_of, inception_state
 except Exception as error:  # a broken library raises anything
@@ -50,7 +52,14 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def small_and_hasty() -> None:
     """The classifiers of the tests' small folders need not be good."""
     training.classifier.LEAST_STEPS = 10
+    training.run.draw_results = lambda *_: None  # most of a tiny run's time is its last plots
     torch.set_num_threads(1)  # on tensors this small, a second one costs more than it does
+
+
+@pytest.fixture
+def final_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of this test draw their plots and their GIF at the end."""
+    monkeypatch.setattr(training.run, "draw_results", training.plots.draw_results)
 
 
 def make_pictures(folder: Path) -> Path:
@@ -88,7 +97,9 @@ def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     out = tmp_path_factory.mktemp("runs")
     evaluated = ["--features", "classifier", "--eval_samples", "30", "--eval_every", "2"]
     flags = [*folder_flags(pictures, out), *RANDOM, *evaluated]
-    cdcgan.main([*flags, "--name", "straight"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.run, "draw_results", training.plots.draw_results)
+        cdcgan.main([*flags, "--name", "straight"])
     return flags, out / "straight"
 
 

@@ -266,6 +266,7 @@ def server(checkpoint: Path, pictures: Path) -> Iterator[tuple[str, subprocess.P
     assert process.returncode == 0 and "stopped" in out and "Traceback" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the server's size in /proc")
 def test_32_clients_at_once(server: tuple[str, subprocess.Popen[str]]) -> None:
     """All are answered, with what each asked for; memory and threads stay bounded."""

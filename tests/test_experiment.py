@@ -36,6 +36,7 @@ from training.plots import GIF_SIDE
 from training.start import describe
 
 
+@pytest.mark.usefixtures("final_pictures")
 def test_stopped_by_max_steps_in_an_epoch_and_resumed(straight: tuple[list[str], Path]) -> None:
     flags, whole = straight
     cdcgan.main([*flags, "--name", "max-steps", "--max_steps", "33"])

@@ -86,6 +86,7 @@ def evaluated(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("final_pictures")
 @pytest.mark.parametrize(
     ("owner", "function", "call", "limit", "file", "step"),
     [

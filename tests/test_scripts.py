@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import inspect
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 import cdcgan
 import dcgan
-import training.run
 import vanilla_gan
 import wgan_gp
 from support.checkpoints import read_checkpoint
@@ -22,14 +20,6 @@ from tests.conftest import ROOT, folder_flags, refusal
 
 SCRIPTS = {module.__name__: module for module in (vanilla_gan, dcgan, cdcgan, wgan_gp)}
 every_script = pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_final_pictures() -> Iterator[None]:
-    """These many runs are about weights; the pictures at their ends are tested elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.run.Run, "finish", lambda run: None)
-        yield
 
 
 def critic_of(state: dict[str, Any]) -> nn.Module:

@@ -30,6 +30,7 @@ def tracked() -> list[str]:
     return names.split() or [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file()]
 
 
+@cache
 def product() -> dict[str, Path]:
     """Return module name -> file of all that is neither a test nor a tool."""
     files = [ROOT / f"{name}.py" for name in TOP]
@@ -70,11 +71,16 @@ def test_imports_go_downwards(name: str) -> None:
         assert allowed, f"{name} imports {other}, which is in a higher layer"
 
 
+CHAINS: dict[str, tuple[str, ...]] = {}
+
+
 def chain(name: str, above: tuple[str, ...] = ()) -> tuple[str, ...]:
     """Return the longest chain of imports from a module; fail where it is a circle."""
     assert name not in above, f"a circle: {' > '.join((*above, name))}"
-    below = [chain(other, (*above, name)) for other in imports(product()[name], nested=False)]
-    return max(below, key=len, default=(*above, name))
+    if name not in CHAINS:
+        below = [chain(other, (*above, name)) for other in imports(product()[name], nested=False)]
+        CHAINS[name] = (name, *max(below, key=len, default=()))
+    return CHAINS[name]
 
 
 def test_no_chain_of_imports_has_more_than_seven_modules() -> None:
