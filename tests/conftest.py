@@ -29,6 +29,7 @@ try:
     import training.classifier
     import training.plots
     import training.run
+    import training.samples
     from support.checkpoints import read_checkpoint
     from tests.stand_ins import FILES, digests_of, inception_state
 except Exception as error:  # a broken library raises anything
@@ -52,7 +53,9 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 def small_and_hasty() -> None:
     """The classifiers of the tests' small folders need not be good."""
     training.classifier.LEAST_STEPS = 10
-    training.run.draw_results = lambda *_: None  # most of a tiny run's time is its last plots
+    # Most of a tiny run's time would be its pictures.
+    training.run.draw_results = lambda *_: None
+    training.samples.ROWS = 3
     torch.set_num_threads(1)  # on tensors this small, a second one costs more than it does
 
 
