@@ -74,7 +74,7 @@ def load_generator(
     """
     checkpoint = read_checkpoint(path)
     with fitting(path, f"{checkpoint['script']}.py"):
-        # Here, not above: the scripts import experiment.py, which imports this file.
+        # Here, not above: the scripts import training/run.py, which imports this file.
         network = importlib.import_module(checkpoint["script"]).Generator
         args, classes = checkpoint["generator_args"], checkpoint["classes"]
         if args["channels"] not in (1, 3) or not all(

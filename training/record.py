@@ -59,10 +59,6 @@ class Record:
         """Begin TensorBoard's file; what older files hold from the next step on is hidden."""
         self.events = EventsFile(self.folder, purge_step=step + 1)
 
-    def add(self, means: Tensor) -> None:
-        """Note the values of a step, (names,)."""
-        self.window.append(means)
-
     def end_window(self, step: int, epoch: float) -> None:
         """Turn the window into a row of metrics.csv and points in TensorBoard."""
         row = self.window_row(step, epoch)
