@@ -74,7 +74,7 @@ def load_generator(
     """
     checkpoint = read_checkpoint(path)
     with fitting(path, f"{checkpoint['script']}.py"):
-        # Here, not above: the scripts import experiment.py, which imports this file.
+        # Here, not above: the scripts import training/run.py, which imports this file.
         network = importlib.import_module(checkpoint["script"]).Generator
         args, classes = checkpoint["generator_args"], checkpoint["classes"]
         if args["channels"] not in (1, 3) or not all(
@@ -109,6 +109,9 @@ def export_generator(source: str | Path, path: Path) -> None:
     With it go its script, data set and classes, the command that trained it and its scores.
     """
     _, checkpoint = load_generator(source)
+    of_run = os.path.isfile(path.parent / "config.json")
+    if of_run and path.name in ("best.pt", "last.pt"):  # what is left out, a resumed run needs
+        raise InputError(f"{path} is a run's own checkpoint: export to another file")
     if "rows" not in checkpoint:
         raise InputError(f"{source} holds no metrics: give a run folder, or its best.pt")
     with fitting(source, "a run"):

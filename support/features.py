@@ -315,9 +315,9 @@ def find_classifier(
 ) -> ClassifierFeatures | None:
     """Return a data set's classifier; None for a folder whose classifier was not trained yet.
 
-    InputError where the data has no classes.
+    InputError for a folder without classes.
     """
-    if len(classes) < 2:
+    if name == "folder" and len(classes) < 2:
         raise InputError("a folder without classes has no classifier: use --features inception")
     path = classifier_path(name, images, labels, classes)
     if name == "folder" and not os.path.isfile(path):  # Path.is_file may raise, for a cache

@@ -22,7 +22,13 @@ from support.arrays import is_npz, npz_images
 from support.checkpoints import load_generator
 from support.device import pick_device
 from support.download import CLASSES
-from support.features import FeatureNetwork, extract, load_features, require_classifier
+from support.features import (
+    FEATURES,
+    FeatureNetwork,
+    extract,
+    load_features,
+    require_classifier,
+)
 from support.folders import list_images
 from support.images import LARGE_PIXELS, attempt, read_image, refuse
 from support.sampling import noise, sample
@@ -38,11 +44,7 @@ def metric_parser(description: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add(
-        "--features",
-        choices=("classifier", "inception"),
-        help="default: classifier where a data set is known",
-    )
+    add("--features", choices=FEATURES, help="default: classifier where a data set is known")
     add("--dataset", choices=DATASETS, help="whose classifier (default: what the sources say)")
     add("--inception_path", help="FID's Inception weights (default: downloaded once)")
     add("--data_dir", default="data", help="where data sets are or go; the pictures of folder:test")

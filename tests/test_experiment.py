@@ -1,4 +1,4 @@
-"""experiment.py: the run folder, and that stopping and resuming change nothing."""
+"""training/: the run folder, and that stopping and resuming change nothing."""
 
 from support.command import InputError
 

@@ -1,4 +1,4 @@
-"""features.py: FID's Inception to the digit, classifiers, and what is refused.
+"""support/features.py: FID's Inception to the digit, classifiers, and what is refused.
 
 No test has the published weights: what is compared with other projects is the network with random
 weights, the same in each.
@@ -431,6 +431,8 @@ def test_a_folders_classifier_is_trained_once(
         classifier_for(flat, tmp_path, cpu)
     known = Dataset("mnist", *(shades.train_images, shades.train_labels) * 2, classes=CLASSES)
     assert path_of_classifier(known) == support.features.PRETRAINED / "classifier-mnist.pt"
+    one = replace(known, classes=CLASSES[:1])  # of --classes: the published one knows it, too
+    assert classifier_for(one, tmp_path, cpu).name.startswith("mnist classifier")
 
 
 def test_command(pictures: Path, tmp_path: Path, capsys: Capture) -> None:

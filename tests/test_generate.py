@@ -166,6 +166,11 @@ def test_an_exported_generator_draws_the_same(
     assert "nowhere" in refusal(
         generate.main, ["--load_path", "nowhere", "--export", str(path)], capsys
     )
+    last = trained / "last.pt"  # which a resumed run needs whole
+    before = last.read_bytes()
+    argv = ["--load_path", str(trained), "--export", str(last)]
+    assert "own checkpoint" in refusal(generate.main, argv, capsys)
+    assert last.read_bytes() == before
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""parallel.py: two processes train as one does, stop together, and one that dies ends the run.
+"""support/processes.py: two processes train as one, stop together; one that dies ends the run.
 
 torchrun runs this file too, as the training that is compared with that of one process.
 """

@@ -164,7 +164,7 @@ def test_imports_within_functions_say_why() -> None:
         lines = path.read_text(encoding="utf-8").splitlines()
         for function in ast.walk(ast.parse("\n".join(lines))):
             if isinstance(function, ast.FunctionDef):
-                for node in function.body:
+                for node in ast.walk(function):
                     if isinstance(node, ast.Import | ast.ImportFrom):
                         near = lines[node.lineno - 2 : node.lineno]
                         assert any("#" in line for line in near), f"{name}:{node.lineno}"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from data import Batches, Dataset, load_dataset
+from data import DATASETS, Batches, Dataset, load_dataset
 from support.device import autocast_for, pick_device
 from support.download import CLASSES
 from support.features import (
@@ -129,12 +129,13 @@ def pack_classifier(dataset: Dataset, label: str, network: Classifier) -> dict[s
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
+        "training.classifier",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--dataset", required=True, choices=("mnist", "fashion_mnist", "cifar10", "folder"))
+    add("--dataset", required=True, choices=DATASETS)
     add("--data_dir", default="data")
     add("--image_size", type=int, choices=IMAGE_SIZES, help="of a folder")
     add("--label", help="what the classifier is called (default: the data set's name)")

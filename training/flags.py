@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from data import DATASETS
+from support.features import FEATURES
 from support.files import run_folder
 from support.images import IMAGE_SIZES
 
-FEATURES = ("classifier", "inception")
 SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
 # What a resumed run may change.
 MAY_DIFFER = {"device", "data_dir", "inception_path", "max_steps", "resume"}

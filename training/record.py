@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
 
 from support.files import writing
 from training.events import EventsFile
@@ -58,10 +59,6 @@ class Record:
     def open(self, step: int) -> None:
         """Begin TensorBoard's file; what older files hold from the next step on is hidden."""
         self.events = EventsFile(self.folder, purge_step=step + 1)
-
-    def add(self, means: Tensor) -> None:
-        """Note the values of a step, (names,)."""
-        self.window.append(means)
 
     def end_window(self, step: int, epoch: float) -> None:
         """Turn the window into a row of metrics.csv and points in TensorBoard."""
@@ -116,8 +113,6 @@ class Record:
 
     def hyperparameters(self, values: dict[str, Any]) -> None:
         """Tell TensorBoard the settings of the run, for its table of runs."""
-        from torch.utils.tensorboard.summary import hparams  # here, for a quick --help
-
         metrics = [tag for tag in TAGS.values() if tag.startswith("metrics/")]
         for summary in hparams(values, dict.fromkeys(metrics, 0.0)):
             self.events.add_summary(summary)
