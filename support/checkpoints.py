@@ -7,7 +7,7 @@ docs/reference.md lists what a checkpoint holds. Tensors, numbers and text are a
 which script it came from; that script is imported for its Generator and for nothing else.
 """
 
-from support.command import InputError
+from support.command import InputError, say
 
 import importlib
 import os
@@ -116,6 +116,8 @@ def export_generator(source: str | Path, path: Path) -> None:
         raise InputError(f"{source} holds no metrics: give a run folder, or its best.pt")
     with fitting(source, "a run"):
         check_progress(checkpoint)
+    if "command" not in checkpoint:
+        say(f"warning: {source} does not say which command trained it and neither will {path}")
     measured = [row for row in checkpoint["rows"] if "test_d_loss" in row]
     kept = ("script", "dataset", "classes", "all_classes", "generator_args", "step")
     content = {

@@ -20,8 +20,8 @@ from support.drawing import save_gif
 from support.files import run_folder, writing
 from support.fonts import drawable, font
 from support.images import LARGE_PIXELS, opened
-from training.record import LOG_EVERY
 
+LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
 GIF_FRAMES, GIF_SIDE = 30, 1000  # the most frames of training.gif, and pixels a side of them
 # What the pictures at the end show: title -> column -> label.
 LOSSES = {

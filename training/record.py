@@ -16,7 +16,6 @@ from torch.utils.tensorboard.summary import hparams
 from support.files import writing
 from training.events import EventsFile
 
-LOG_EVERY = 50  # steps that a row of metrics.csv is the mean of
 WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
 # TensorBoard's names for what a script logs; whatever is not listed keeps its own.
 TAGS = {

@@ -50,8 +50,8 @@ from support.files import locked
 from training.classifier import feature_network
 from training.evaluation import Evaluation, LossOfBoth, LossOfFake
 from training.flags import NO_HYPERPARAMETERS, as_command
-from training.plots import draw_results
-from training.record import LOG_EVERY, Record, rates_of_answers
+from training.plots import LOG_EVERY, draw_results
+from training.record import Record, rates_of_answers
 from training.samples import Samples
 from training.saving import Saving
 from training.start import (
