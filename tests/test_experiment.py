@@ -243,6 +243,17 @@ def test_tensorboard_holds_curves_pictures_and_flags(straight: tuple[list[str], 
     assert b"data_dir" not in metadata.plugin_data.content  # which is no hyperparameter
 
 
+def test_tensorboard_hides_only_the_steps_that_a_resumed_run_repeats(tmp_path: Path) -> None:
+    for start, steps in ((0, (10, 20, 30)), (20, (30, 40))):  # killed after 30, saved at 20
+        record = training.record.Record(tmp_path, "cdcgan")
+        record.open(start)
+        for step in steps:
+            record.scalars({"d_loss": float(start)}, step)
+        record.events.close()
+    points = EventAccumulator(str(tmp_path)).Reload().Scalars("loss/discriminator")
+    assert [(point.step, point.value) for point in points] == [(10, 0), (20, 0), (30, 20), (40, 20)]
+
+
 def test_gif_shows_every_epoch_at_the_same_size(straight: tuple[list[str], Path]) -> None:
     gif = Image.open(straight[1] / "training.gif")
     assert gif.n_frames == 5  # type: ignore[attr-defined]

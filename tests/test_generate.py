@@ -113,6 +113,21 @@ def test_interpolation_as_a_loop(trained: Path, tmp_path: Path) -> None:
         assert not torch.equal(frames[i], frames[i - 1])
 
 
+def test_a_row_goes_on_to_the_class_of_the_next() -> None:
+    """Strong embeddings, because the images of a short training hardly depend on the class."""
+    torch.manual_seed(0)
+    generator = cdcgan.Generator(8, 4, channels=1, image_size=28, num_classes=3).eval()
+    torch.nn.init.normal_(generator.embed.weight, std=100.0)
+    z, end = noise(6, 8, 0), noise(6, 8, 1)
+    labels, of_next, of_last = (
+        torch.tensor(row) for row in ([0, 0, 1, 1, 2, 2], [1, 1, 2, 2, 0, 0], [2, 2, 0, 0, 1, 1])
+    )
+    frames = list(generate.interpolation(generator, z, labels, 2, 0, moving=True))
+    last = frames[generate.WALK_FRAMES]
+    assert torch.equal(last, sample(generator, end, of_next))
+    assert not torch.equal(last, sample(generator, end, of_last))
+
+
 def test_neighbours_of_a_training_image_begin_with_itself(
     trained: Path, tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +186,17 @@ def test_an_exported_generator_draws_the_same(
     argv = ["--load_path", str(trained), "--export", str(last)]
     assert "own checkpoint" in refusal(generate.main, argv, capsys)
     assert last.read_bytes() == before
+
+
+def test_an_exported_generator_has_the_scores_of_the_last_evaluation(tmp_path: Path) -> None:
+    path = write_conditional(tmp_path / "run.pt", ["bag"])
+    rows = [{"step": 50 * epoch, "epoch": epoch, "test_d_loss": 1 / epoch} for epoch in (1, 2, 3)]
+    del rows[2]["test_d_loss"]  # epoch 3 ended without an evaluation
+    progress = {"best": 0.5, "rows": rows, "names": [], "window": torch.zeros(0, 0)}
+    about = {"all_classes": ["bag"], "step": 150}
+    torch.save(torch.load(path) | progress | about, path)
+    generate.main(["--load_path", str(path), "--export", str(tmp_path / "small.pt")])
+    assert read_checkpoint(tmp_path / "small.pt")["scores"] == rows[1]
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:

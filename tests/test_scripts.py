@@ -222,6 +222,19 @@ def test_flag_changes_the_training(name: str, flag: str, plain: dict[str, list[s
     assert not same(run_of(plain, script, *argv), run_of(plain, script, "plain"))
 
 
+@pytest.mark.parametrize("name", ["dcgan", "cdcgan"])
+def test_both_learning_rates_fall(name: str, plain: dict[str, list[str]]) -> None:
+    script, decay = SCRIPTS[name], ["--lr_decay", "0.9"]
+    run_of(plain, script, *decay)
+    out = Path(plain[name][plain[name].index("--out_dir") + 1])
+    state, args = read_checkpoint(out / "lr_decay-0.9"), script.parse_args(plain[name])
+    factors = [
+        state[optimiser]["param_groups"][0]["lr"] / rate
+        for optimiser, rate in (("opt_g", args.lr_g), ("opt_d", args.lr_d))
+    ]
+    assert factors == pytest.approx([0.8 / 0.9] * 2)  # the last step is step 2 of 10
+
+
 @pytest.mark.parametrize("name", NORMS)
 def test_every_norm_is_another(name: str, flags: list[str], tmp_path: Path) -> None:
     found = []

@@ -124,6 +124,21 @@ def test_clipping_holds_after_every_step(
     assert (window[:, names.index("penalty")] == 0).all()
 
 
+def test_each_step_of_the_critic_takes_the_next_batch(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[int] = []
+    get = wgan_gp.Batches.__getitem__
+
+    def get_and_note(batches: wgan_gp.Batches, number: int) -> tuple[Tensor, Tensor]:
+        taken.append(number)
+        return get(batches, number)
+
+    monkeypatch.setattr(wgan_gp.Batches, "__getitem__", get_and_note)
+    wgan_gp.main([*flags, "--name", "run", "--n_critic", "3", "--max_steps", "2"])
+    assert taken == [0, 1, 2, 3, 4, 5]
+
+
 def test_batch_norm_needs_clipping(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     line = refusal(wgan_gp.main, [*flags, "--norm", "batch"], capsys)
     assert "--norm batch needs --weight_clip" in line
