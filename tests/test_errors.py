@@ -385,6 +385,13 @@ def test_an_error_of_several_lines_is_one_line(capsys: Capture) -> None:
     assert capsys.readouterr().err == "error: first second\n"
 
 
+def test_an_input_error_is_one_line_and_code_2(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as end, exit_on_input_error():
+        raise InputError("first\nsecond")
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: first second\n"
+
+
 def test_other_errors_are_not_hidden() -> None:
     with pytest.raises(RuntimeError, match="shape"), exit_on_input_error():
         raise RuntimeError("a wrong shape")
