@@ -59,6 +59,12 @@ def small_and_hasty() -> None:
     torch.set_num_threads(1)  # on tensors this small, a second one costs more than it does
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Each test's random numbers are its own, whichever tests ran before it in its process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def final_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The runs of this test draw their plots and their GIF at the end."""
