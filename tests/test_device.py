@@ -8,7 +8,13 @@ import pytest
 import torch
 
 import support.device
-from support.device import autocast_for, pick_device, random_state, restore_random_state
+from support.device import (
+    autocast_for,
+    pick_device,
+    random_state,
+    restore_random_state,
+    seed_process,
+)
 
 
 @pytest.mark.parametrize(
@@ -90,3 +96,21 @@ def test_seeded_numbers_are_drawn_on_the_cpu() -> None:
     with torch.device("meta"):
         generator = support.device.seeded(0, support.device.NOISE)
     assert generator.device == torch.device("cpu")
+
+
+def test_each_process_and_step_has_numbers_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They repeat in a run that is resumed; the first process goes on with its own."""
+
+    def drawn(rank: int, *given: int) -> float:
+        monkeypatch.setattr(support.device, "rank", lambda: rank)
+        seed_process(*given)
+        return torch.rand(1).item()
+
+    places = [(rank, seed, step) for rank in (1, 2) for seed in (0, 1) for step in (0, 1)]
+    numbers = [drawn(*place) for place in places]
+    assert numbers == [drawn(*place) for place in places]
+    assert len(set(numbers)) == len(places)
+    state = torch.get_rng_state()
+    expected = torch.rand(1).item()
+    torch.set_rng_state(state)
+    assert drawn(0, 0, 1) == expected

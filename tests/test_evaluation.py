@@ -54,8 +54,14 @@ class ByLabel(nn.Module):
 class Answers(nn.Module):
     """A discriminator that gives dark images the logit 2 and bright ones the logit -1."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[tuple[bool, int]]] = []  # dark or not, and the label
+
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return torch.where(images.mean(dim=(1, 2, 3)) < 0, 2.0, -1.0)
+        dark = images.mean(dim=(1, 2, 3)) < 0
+        self.seen.append(sorted(zip(dark.tolist(), labels.tolist(), strict=True)))
+        return torch.where(dark, 2.0, -1.0)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +95,13 @@ def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float,
     assert [name for name in found if "accuracy" in name] == names
     assert tuple(found[name] for name in names) == accuracies
 
+    # D is given each image with its own label.
     assert evaluation.labels is not None
+    asked = evaluation.labels[:8]
+    of_images = zip([False] * 5 + [True] * 3, labels.tolist(), strict=True)
+    of_samples = zip((DRAWN[asked] == 0).tolist(), asked.tolist(), strict=True)
+    assert discriminator.seen == [sorted(of_images), sorted(of_samples)]
+
     drawn = (50.0 * DRAWN[evaluation.labels] + evaluation.z.mean(dim=1)).round().clamp(min=0)
     fake = drawn.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
     of_test, of_fake = (measured([x], network)[0].gaussian() for x in (dataset.test_images, fake))

@@ -11,9 +11,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
@@ -294,7 +295,11 @@ def test_long_runs_make_short_gifs(straight: tuple[list[str], Path], tmp_path: P
         picture.save(tmp_path / "samples" / f"epoch_{epoch:04d}.png")
     training.plots.draw_results(tmp_path, [], lambda warning: None)
     gif = Image.open(tmp_path / "training.gif")
-    assert gif.n_frames == training.plots.GIF_FRAMES  # type: ignore[attr-defined]
+    frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(gif)]
+    assert len(frames) == training.plots.GIF_FRAMES
+    shown = [int(frame[-1, -1]) for frame in frames]  # the grey is the epoch's number
+    assert shown[0] == 0 and shown[-1] == 149  # evenly from the first to the last
+    assert {b - a for a, b in zip(shown, shown[1:], strict=False)} == {5, 6}
 
 
 def test_describe_lists_layers_shapes_and_parameters() -> None:

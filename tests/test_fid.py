@@ -396,6 +396,8 @@ def test_kid_of_equal_distributions_is_about_zero() -> None:
     few = kid(x, y + 1, subsets=50, size=60)
     assert few == pytest.approx(kid(x, y + 1), rel=0.1)
     assert few == kid(x, y + 1, subsets=50, size=60) != kid(x, y + 1, subsets=50, size=60, seed=1)
+    # Each subset is another one: their mean is not what the first of them says.
+    assert few != pytest.approx(kid(x, y + 1, subsets=1, size=60), rel=1e-6)
     with pytest.raises(InputError, match="at least 2"):
         kid(x, y[:1])
 

@@ -317,6 +317,14 @@ def test_large_jpeg_is_close_to_its_full_decoding(tmp_path: Path) -> None:
     assert difference.abs().max() <= 3
 
 
+def test_a_jpeg_that_will_be_shrunk_keeps_twice_the_pixels_needed(tmp_path: Path) -> None:
+    """So that each pixel of the result is a mean of several."""
+    for side, decoded in (100, 100), (112, 56), (223, 112), (224, 56), (447, 112), (448, 56):
+        Image.new("L", (side, side), 100).save(tmp_path / "a.jpg")
+        assert read_image(tmp_path / "a.jpg", side=28).size == (decoded, decoded)
+    assert read_image(tmp_path / "a.jpg").size == (448, 448)
+
+
 def test_cache_is_used_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = []
     decode = image_cache._decode
