@@ -93,7 +93,7 @@ def evaluated(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         (training.run, "write_config", 1, 0, "config.json", None),
         (training.saving, "save_tensors", 1, 50_000, "last.pt", None),  # half of it fits
         (EventsFile, "add_image", 4, 0, "events.out", 20),  # of real images, epochs 0, 1 and 2
-        (training.run, "save_picture", 3, 5_000, "epoch_0002.png", 20),
+        (training.run, "save_picture", 3, 500, "epoch_0002.png", 20),
         (Record, "timing", 2, 0, "timing.csv", 20),
         (Record, "save", 3, 0, "metrics.csv", 20),
         (training.saving, "save_tensors", 2, 50_000, "best.pt", 10),  # last, best, last, last
