@@ -316,8 +316,11 @@ def source(script: ModuleType, name: str) -> str:
 def test_shared_blocks_are_the_same_to_the_byte() -> None:
     for name in ("targets", "discriminator_loss"):
         assert source(vanilla_gan, name) == source(dcgan, name) == source(cdcgan, name)
-    for name in ("parse_args", "generator_loss", "init_weights", "feature_matching_loss"):
+    for name in ("parse_args", "generator_loss", "feature_matching_loss", "decay_rates"):
         assert source(dcgan, name) == source(cdcgan, name)
+    for name in ("channel_widths", "init_weights"):
+        assert source(dcgan, name) == source(cdcgan, name) == source(wgan_gp, name)
+    assert len({source(script, "update_ema") for script in SCRIPTS.values()}) == 1
 
 
 def test_conditioning_is_what_tells_cdcgan_from_dcgan() -> None:
