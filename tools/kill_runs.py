@@ -80,7 +80,15 @@ def serving(folder: Path) -> Iterator[str]:
 
 def unfinished(*folders: Path) -> set[str]:
     """Return the unfinished files below `folders`, and the content of unfinished folders."""
-    found = {path for folder in folders for path in folder.rglob(".*.part")}
+    found = {
+        Path(place, name)
+        for folder in folders
+        for place, subfolders, files in os.walk(
+            folder
+        )  # which passes over what is removed meanwhile
+        for name in (*subfolders, *files)
+        if re.fullmatch(r"\..*\.part", name)
+    }
     with contextlib.suppress(OSError):  # finished in between
         found |= {inner for path in found if path.is_dir() for inner in path.iterdir()}
     return set(map(str, found))
