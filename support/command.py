@@ -168,11 +168,11 @@ class OrderlyEnd:
     def __enter__(self) -> "OrderlyEnd":
         main_thread = threading.current_thread() is threading.main_thread()
         signals = (signal.SIGINT, signal.SIGTERM) if main_thread else ()
-        self.former = {which: signal.signal(which, self.note) for which in signals}
+        self.handlers = {which: signal.signal(which, self.note) for which in signals}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for which, handler in self.former.items():
+        for which, handler in self.handlers.items():
             signal.signal(which, handler)
 
     def note(self, which: int, frame: FrameType | None) -> None:

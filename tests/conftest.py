@@ -206,7 +206,7 @@ def tool(name: str) -> Any:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Whether two checkpoints, or parts of them, are the same to the bit."""
+    """Return whether two checkpoints, or parts of them, are bit-identical."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, dict):

@@ -162,3 +162,10 @@ def test_arguments_survive_config_json(script: str) -> None:
         assert vars(parse(as_flags(json.loads(json.dumps(args))))) == args
 
     check()
+
+
+def test_arguments_become_the_command_line_that_gives_them() -> None:
+    """A zero is a value; only what was not given is left out."""
+    args = {"lr_decay": 0.0, "seed": 0, "hflip": False, "flip_labels": True, "classes": None}
+    expected = ["--lr_decay=0.0", "--seed=0", "--no-hflip", "--flip_labels"]
+    assert as_flags(args) == expected
