@@ -51,7 +51,11 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def small_and_hasty() -> None:
-    """The classifiers of the tests' small folders need not be good."""
+    make_runs_short()
+
+
+def make_runs_short() -> None:
+    """Train classifiers for few steps, because the tests do not need good ones; draw less."""
     training.classifier.LEAST_STEPS = 10
     # Most of a tiny run's time would be its pictures.
     training.run.draw_results = lambda *_: None
