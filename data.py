@@ -11,7 +11,7 @@ folder of images is decoded once, into a cache file that is then mapped into mem
 """
 
 from support.command import InputError
-from support.processes import first_goes_first, local_slice, processes, rank
+from support.processes import local_rank_zero_first, local_rows, local_slice
 
 import math
 from collections.abc import Sequence
@@ -60,7 +60,7 @@ class Dataset:
             raise InputError(f"--dataset {self.name}: there are no class subfolders: {advice}")
 
 
-@first_goes_first()
+@local_rank_zero_first()
 def load_dataset(
     name: str,
     data_dir: str | Path = "data",
@@ -163,14 +163,8 @@ class Batches:
                 f"--batch_size {batch_size} does not fit {len(images)} training images: "
                 f"choose 1 to {len(images)}"
             )
-        parts, part = (processes(), rank()) if shared else (1, 0)
-        if batch_size % parts:
-            raise InputError(
-                f"--batch_size {batch_size} cannot be shared by {parts} processes: "
-                f"choose a multiple of {parts}"
-            )
         self.batch_size, self.seed, self.hflip = batch_size, seed, hflip
-        self.mine = slice(part * batch_size // parts, (part + 1) * batch_size // parts)
+        self.mine = local_rows(batch_size) if shared else slice(0, batch_size)
         self.device = torch.device(device)
         # Of a larger set that is a memory map, index_select reads the rows it needs.
         home = self.device if images.nbytes < KEEP_ON_DEVICE else torch.device("cpu")

@@ -2,39 +2,41 @@
 
     torchrun --standalone --nproc_per_node=2 cdcgan.py ...
 
-Each process has all networks and its share of every batch. Before an optimiser's step the gradients
-are averaged, so the weights stay the same everywhere. --batch_size is the whole batch and z is the
-first process's, so the training is that of one process, but for rounding and for
-- what looks at several images at once, and here sees a share: batch norm, feature matching (of the
-  running statistics, the first process's are kept);
-- dropout, noisy labels and the penalty's alpha, which every process draws for itself.
+Each process has all networks and a slice of every batch. The processes start with the weights of
+the first process, and average their gradients before each optimiser step. The weights therefore
+stay the same everywhere. --batch_size is the size of the whole batch, and the first process draws z
+for all. The training equals that of one process up to rounding, with two exceptions:
+- Batch norm and feature matching look at several images at once, and see only a slice. The running
+  statistics of the first process are kept.
+- Every process draws its own dropout, noisy labels and alpha of the penalty.
 
-The usual DistributedDataParallel wraps a network and averages in hooks of its forward and backward
-passes. It does not suit GANs: D goes forward twice and back once, is passed through without
-gradients of its own, asked for features, and differentiated twice. One all_reduce after backward()
-needs to know nothing of that. It does not overlap with backward(), as DDP's does.
+The processes may be on several machines. Only the first process reads and writes the run folder. On
+each machine, the process with local rank 0 fetches and decodes the data before the others read it.
 
-Without torchrun, nothing here does anything.
+torch's DistributedDataParallel does not suit GANs, because it averages in hooks of one forward and
+one backward pass. D goes forward twice per backward pass, and the penalty differentiates twice. One
+all_reduce after backward() works for all of that. Without torchrun, nothing here does anything.
 """
 
-from support.command import InputError, exit_on_input_error, report_out_of_memory
+from support.command import InputError, exit_on_input_error, report_out_of_memory, say
 
 import functools
 import os
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 # What the first process does alone (an evaluation, a download) may take hours. A process that dies
 # is not noticed by this time, but by its connections, which the system closes.
 LONGEST = timedelta(days=1)
+LEAST_IMAGES = 16  # per process and step: the batch norm of fewer is too noisy
 go_on = ""  # what to do where a process has died, once there is a run to go on with
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,11 +76,17 @@ def process_group() -> Iterator[None]:
     except (InputError, KeyboardInterrupt):
         # One that ends makes the others fail, and torchrun terminate them: not before it is said.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if store.add("errors", 1) > 1:
+        try:
+            errors = store.add("errors", 1)
+            if rank == 0:
+                store.set("said", "")
+        except RuntimeError:  # the machine that has the store has ended: it knows why
+            raise SystemExit(2) from None
+        if errors > 1:
             raise SystemExit(2) from None
         raise
     except SystemExit:
-        # Say, of argparse: every process meets it, and the first is to print before any ends.
+        # Such as argparse's: the first process has to print before any process ends.
         if rank == 0:
             store.set("said", "")
         else:
@@ -120,11 +128,26 @@ def average_gradients(optimiser: torch.optim.Optimizer) -> None:
     if started():
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        # In one message: sent one by one, small tensors are all waiting.
+        # In one message, because many small messages would mostly wait.
         means = average(torch.cat([gradient.flatten() for gradient in gradients]))
         parts = means.split([gradient.numel() for gradient in gradients])
         for gradient, mean in zip(gradients, parts, strict=True):
             gradient.copy_(mean.view_as(gradient))
+
+
+def local_rows(batch_size: int) -> slice:
+    """Return which rows of a batch this process gets. InputError if the slices are not equal."""
+    parts, part = processes(), rank()
+    if batch_size % parts:
+        raise InputError(
+            f"--batch_size {batch_size} cannot be shared by {parts} processes: "
+            f"choose a multiple of {parts}"
+        )
+    size = batch_size // parts
+    if parts > 1 and size < LEAST_IMAGES:
+        few = f"warning: each of {parts} processes gets {size} images per step"
+        say(f"{few}, but batch norm needs about {LEAST_IMAGES}: raise --batch_size")
+    return slice(part * size, (part + 1) * size)
 
 
 def local_slice(batch: Tensor) -> Tensor:
@@ -149,13 +172,34 @@ def any_process(flag: bool) -> bool:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What `make` returns in the first process, in all."""
+    """Return what `make` returns in the first process. If it raises InputError, end all."""
     if not started():
         return make()
-    result = [make() if rank() == 0 else None]
+    result: list[Any] = [None, None]
+    if rank() == 0:
+        try:
+            result[0] = make()
+        except InputError as error:
+            result[1] = error
     with _others_alive():
         dist.broadcast_object_list(result, src=0, device=torch.device("cpu"))
-    return result[0]  # type: ignore[return-value]
+    if result[1]:
+        raise result[1] if rank() == 0 else SystemExit(2)  # the first process says why
+    return result[0]
+
+
+def train_together(parts: Iterable[nn.Module | torch.optim.Optimizer]) -> None:
+    """Give all networks the weights and buffers of the first process, and average gradients.
+
+    From here on, the gradients are averaged before each step of an optimiser.
+    """
+    for part in parts:
+        if isinstance(part, torch.optim.Optimizer):
+            part.register_step_pre_hook(lambda optimiser, *_: average_gradients(optimiser))
+        elif started():
+            with _others_alive():
+                for values in part.state_dict().values():
+                    dist.broadcast(values, src=0)
 
 
 def first_only(function: Callable[P, None]) -> Callable[P, None]:
@@ -170,10 +214,11 @@ def first_only(function: Callable[P, None]) -> Callable[P, None]:
 
 
 @contextmanager
-def first_goes_first() -> Iterator[None]:
-    """The others wait here until the first is through: what it fetched, they find."""
-    if rank() > 0:
-        any_process(False)
+def local_rank_zero_first() -> Iterator[None]:
+    """Let one process of each machine run the block first; the others find what it fetched."""
+    first = not started() or os.environ.get("LOCAL_RANK", "0") == "0"
+    if not first:
+        any_process(False)  # wait for the first process of every machine
     yield
-    if rank() == 0:
+    if first:
         any_process(False)

@@ -4,7 +4,9 @@ torchrun runs this file too, as the training that is compared with that of one p
 """
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,18 +22,25 @@ from torch import Tensor, nn
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent.parent))
+import support.processes
 from support.command import InputError
-from support.processes import average, first_only, from_first, local_slice, process_group
+from support.processes import (
+    average,
+    first_only,
+    from_first,
+    local_rows,
+    local_slice,
+    process_group,
+)
 
 import cdcgan
-import data
 import dcgan
 import support.device
 import vanilla_gan
 import wgan_gp
 from data import Batches
 from support.checkpoints import read_checkpoint
-from tests.conftest import RANDOM, ROOT, assert_same_run
+from tests.conftest import RANDOM, ROOT, TINY, assert_same_run, make_pictures
 
 SCRIPTS = {script.__name__: script for script in (vanilla_gan, dcgan, cdcgan, wgan_gp)}
 # Without dropout, which differs between processes.
@@ -136,9 +145,10 @@ def worker(process: subprocess.Popen[str], rank: int) -> int:
 
 
 def errors_of_ours(text: str) -> list[str]:
-    """The lines that the scripts wrote, without torchrun's report."""
-    assert 'cdcgan.py", line' not in text, text  # no traceback of ours
-    return [line for line in text.splitlines() if line.startswith(("error:", "warning:", "usage"))]
+    """Return what the scripts wrote, without torchrun's report and the warning of small slices."""
+    assert 'gan.py", line' not in text, text  # no traceback of ours
+    lines = [line for line in text.splitlines() if "images per step" not in line]
+    return [line for line in lines if line.startswith(("error:", "warning:", "usage"))]
 
 
 @pytest.mark.slow
@@ -184,7 +194,105 @@ def test_bad_input_is_one_line_of_all_processes(flags: list[str]) -> None:
         process = subprocess.run(command, capture_output=True, text=True, env=alone())
         lines = [line for line in process.stderr.splitlines() if "error: " in line]
         assert len(lines) == 1 and expected in lines[0], process.stderr
-        assert process.returncode != 0 and 'cdcgan.py", line' not in process.stderr
+        assert process.returncode != 0 and 'gan.py", line' not in process.stderr
+
+
+# ---- several machines ----
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> list[Path]:
+    """Two folders, each with its own data and cache, as two machines have them."""
+    folders = [tmp_path / "machine0", tmp_path / "machine1"]
+    for folder in folders:
+        make_pictures(folder / "data")
+    return folders
+
+
+def start_on(machines: list[Path], *argv: str) -> list[subprocess.Popen[str]]:
+    """Start torchrun on each of the machines, which speak to each other over loopback."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+    agents = []
+    for number, folder in enumerate(machines):
+        where = [f"--nnodes={len(machines)}", f"--node_rank={number}", "--nproc_per_node=1"]
+        launch = [sys.executable, "-m", "torch.distributed.run", f"--rdzv_endpoint={endpoint}"]
+        env = alone(XDG_CACHE_HOME=str(folder / "cache"), GLOO_SOCKET_IFNAME="lo")
+        command = [*launch, *where, str(ROOT / "vanilla_gan.py"), *argv]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        agents.append(subprocess.Popen(command, cwd=folder, env=env, **pipes))
+    return agents
+
+
+def outputs(agents: list[subprocess.Popen[str]]) -> list[tuple[str, str, int]]:
+    """Return standard output, standard error and exit code of each agent."""
+    texts = [agent.communicate(timeout=120) for agent in agents]
+    return [(*text, agent.returncode) for text, agent in zip(texts, agents, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds torchrun's processes in /proc")
+def test_two_machines_train_and_resume_as_one_process(
+    machines: list[Path], flags: list[str], tmp_path: Path
+) -> None:
+    """The second machine has no run folder. A kill of either process ends both."""
+    data, out = flags.index("--data_dir") + 1, flags.index("--out_dir") + 1
+    flags[data], flags[out] = "data", "runs"
+    flags += "--dropout 0 --precision fp32 --epochs 12 --batch_size 10 --name run".split()
+    run, epoch = machines[0] / "runs" / "run", 1
+    for argv, rank in ((flags, 1), (["--resume", "runs/run"], 0)):
+        agents = start_on(machines, *argv)
+        wait_for(run / "samples" / f"epoch_{epoch:04}.png", agents[0])
+        os.kill(worker(agents[rank], rank), signal.SIGKILL)
+        ended = outputs(agents)
+        (line,) = [line for _, err, _ in ended for line in errors_of_ours(err)]
+        assert "another process of this run has died" in line
+        assert "torchrun --nnodes=2 --node_rank=0 --rdzv_endpoint=127.0.0.1:" in line
+        assert line.endswith("--nproc_per_node=1 vanilla_gan.py --resume runs/run")
+        assert all(code for *_, code in ended)
+        step = read_checkpoint(run / "last.pt")["step"]
+        assert epoch * 10 - 10 <= step < 120  # the picture comes before the checkpoint
+        epoch = step // 10 + 1
+    ended = outputs(start_on(machines, "--resume", "runs/run"))
+    assert [code for *_, code in ended] == [0, 0], ended
+    assert f"going on at step {step}" in ended[0][0]
+    assert sorted(path.name for path in machines[1].iterdir()) == ["cache", "data"]
+
+    flags[data], flags[out] = str(machines[0] / "data"), str(tmp_path)
+    vanilla_gan.main(flags)
+    two, one = read_checkpoint(run / "last.pt"), read_checkpoint(tmp_path / "run" / "last.pt")
+    assert two["step"] == one["step"] == 120
+    assert logged(two) == pytest.approx(logged(one), abs=1e-4)
+    for network in ("generator", "discriminator", "ema"):
+        for name, weight in one[network].items():
+            assert (weight - two[network][name]).abs().max() < 1e-4, (network, name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="loopback is called lo")
+def test_an_error_of_one_machine_is_one_line(machines: list[Path], flags: list[str]) -> None:
+    folder = ["--dataset", "folder", "--data_dir", "data", "--features", "none"]
+    small = [*TINY, *folder, "--image_size", "28", "--epochs", "1", "--device", "cpu"]
+
+    def error_of(*argv: str) -> str:
+        ended = outputs(start_on(machines, *argv))
+        assert all(code for *_, code in ended)
+        lines = [line for _, err, _ in ended for line in err.splitlines() if "error: " in line]
+        assert len(lines) == 1, ended
+        return lines[0]
+
+    assert "runs/no/config.json cannot be read" in error_of("--resume", "runs/no")
+    ended = outputs(start_on(machines, *small, "--name", "run", "--max_steps", "2"))
+    assert [code for *_, code in ended] == [0, 0], ended
+    assert "each of 2 processes gets 5 images per step" in ended[0][1]
+    assert "--seed 1: runs/run was started with 0" in error_of(
+        "--resume", "runs/run", "--seed", "1"
+    )
+    for image in (machines[1] / "data" / "train").rglob("00*.png"):
+        image.unlink()
+    assert "this machine has other training images" in error_of(*small)
+    shutil.rmtree(machines[1] / "data")
+    assert "data is not a folder" in error_of(*small)
 
 
 # ---- without torchrun ----
@@ -233,18 +341,29 @@ def test_shares_make_up_the_batch(hflip: bool, monkeypatch: pytest.MonkeyPatch) 
     def batches(shared: bool) -> Batches:
         return Batches(images, labels, 12, seed=0, device="cpu", hflip=hflip, shared=shared)
 
-    monkeypatch.setattr(data, "processes", lambda: 3)
+    monkeypatch.setattr(support.processes, "processes", lambda: 3)
     parts = []
     for rank in range(3):
-        monkeypatch.setattr(data, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(support.processes, "rank", lambda rank=rank: rank)
         parts.append(batches(shared=True)[6])
     whole = batches(shared=False)[6]
     assert [len(part) for part, _ in parts] == [4, 4, 4]
     for got, expected in zip(zip(*parts, strict=True), whole, strict=True):
         assert torch.equal(torch.cat(got), expected)
-    monkeypatch.setattr(data, "processes", lambda: 5)
+    monkeypatch.setattr(support.processes, "processes", lambda: 5)
     with pytest.raises(InputError, match="--batch_size 12 cannot be shared by 5 processes"):
         batches(shared=True)
+
+
+def test_a_small_slice_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Batch norm sees a slice only. One process gets no warning, because its batch is asked for."""
+    for parts, warned in ((1, False), (2, False), (4, True)):
+        monkeypatch.setattr(support.processes, "processes", lambda parts=parts: parts)
+        local_rows(32)
+        message = "each of 4 processes gets 8 images per step"
+        assert (message in capsys.readouterr().err) == warned
 
 
 @pytest.mark.parametrize("name", ["cuda:0", "mps"])
@@ -257,5 +376,7 @@ def test_one_device_is_not_given_to_two(name: str, monkeypatch: pytest.MonkeyPat
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    with process_group():
+    with process_group(), pytest.MonkeyPatch.context() as patch:
+        seed = torch.manual_seed  # each process draws its own first weights: the broadcast counts
+        patch.setattr(torch, "manual_seed", lambda number: seed(number + support.processes.rank()))
         train_all(sys.argv[1:])

@@ -127,7 +127,9 @@ def test_every_command_has_its_script_and_flags() -> None:
 
 def test_every_flag_in_the_text_is_one_of_a_script() -> None:
     scripts = {words[1] for words in commands()} | {"tools/record_results.py"}
-    known = " --logdir --index-url --standalone --nproc_per_node "
+    known = (
+        " --logdir --index-url --standalone --nproc_per_node --nnodes --node_rank --rdzv_endpoint "
+    )
     known += "".join(map(flags_of, sorted(scripts)))
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", TEXT)):
         assert re.search(rf"{flag}\b", known), flag

@@ -7,6 +7,7 @@
 """
 
 from support.command import InputError
+from support.processes import from_first
 
 import argparse
 import json
@@ -16,6 +17,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +110,11 @@ def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> a
     if args.resume and args.config:
         raise InputError("--resume and --config exclude each other: a run brings its own arguments")
     if args.config:
-        saved = read_config(Path(args.config), parser.prog)
+        saved = from_first(partial(read_config, Path(args.config), parser.prog))
         own = {name: value for name, value in saved.items() if name not in ("name", "max_steps")}
         args = parser.parse_args(as_flags(own) + argv)
     if args.resume:
-        args = resumed_args(parser, argv, run_folder(Path(args.resume)))
+        args = resumed_args(parser, argv, Path(args.resume))
     if args.name is not None and not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", args.name):
         raise InputError(f"--name {args.name!r}: letters, digits and . _ + - only")
     folder = args.resume or args.out_dir
@@ -134,10 +136,14 @@ def as_flags(args: dict[str, Any]) -> list[str]:
     return flags
 
 
+def hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments that decide what a run's networks become."""
+    return {name: value for name, value in vars(args).items() if name not in NO_HYPERPARAMETERS}
+
+
 def as_command(script: str, args: argparse.Namespace) -> str:
     """Return the command line that trains a run's networks, without where they go."""
-    hyper = {name: value for name, value in vars(args).items() if name not in NO_HYPERPARAMETERS}
-    return shlex.join(["python", f"{script}.py", *as_flags(hyper)])
+    return shlex.join(["python", f"{script}.py", *as_flags(hyperparameters(args))])
 
 
 def read_config(path: Path, script: str) -> dict[str, Any]:
@@ -162,7 +168,8 @@ def resumed_args(
     parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path
 ) -> argparse.Namespace:
     """The arguments of the run in `folder` with those of `argv` that may differ from them."""
-    saved = read_config(folder / "config.json", parser.prog)
+    # The first process reads, because other machines do not have the run folder.
+    saved = from_first(lambda: read_config(run_folder(folder) / "config.json", parser.prog))
     if lacking := vars(parser.parse_args([])).keys() - saved.keys() - {"resume", "config"}:
         flags = ", ".join(f"--{name}" for name in sorted(lacking))
         hint = "go on with the commit that its config.json names"

@@ -112,6 +112,7 @@ class Record:
 
     def hyperparameters(self, values: dict[str, Any]) -> None:
         """Tell TensorBoard the settings of the run, for its table of runs."""
+        values = {name: v for name, v in values.items() if isinstance(v, str | int | float)}
         metrics = [tag for tag in TAGS.values() if tag.startswith("metrics/")]
         for summary in hparams(values, dict.fromkeys(metrics, 0.0)):
             self.events.add_summary(summary)

@@ -24,11 +24,11 @@ from support.command import InputError, OrderlyEnd, progress, say, shown
 from support.processes import (
     any_process,
     average,
-    average_gradients,
     first_only,
     from_first,
     processes,
     rank,
+    train_together,
 )
 
 import argparse
@@ -49,7 +49,7 @@ from support.drawing import save_picture
 from support.files import locked
 from training.classifier import feature_network
 from training.evaluation import Evaluation, LossOfBoth, LossOfFake
-from training.flags import NO_HYPERPARAMETERS, as_command
+from training.flags import as_command, hyperparameters
 from training.plots import LOG_EVERY, draw_results
 from training.record import Record, rates_of_answers
 from training.samples import Samples
@@ -120,9 +120,7 @@ class Run:
         self.lock()
         if args.resume:
             self.load()
-        for part in state.values():
-            if isinstance(part, torch.optim.Optimizer):
-                part.register_step_pre_hook(lambda optimiser, *_: average_gradients(optimiser))
+        train_together(state.values())
         command = resume_command(script, self.folder)
         support.processes.go_on = f"; to go on from its last checkpoint: {command}"
         self.begin()
@@ -145,13 +143,7 @@ class Run:
         print_where(self.folder, self.device, self.step, self.total_steps)
         if self.step == 0:
             self.record.image("images/real", samples.draw_real(), 0)
-            self.record.hyperparameters(
-                {
-                    name: value
-                    for name, value in vars(self.args).items()
-                    if isinstance(value, str | int | float) and name not in NO_HYPERPARAMETERS
-                }
-            )
+            self.record.hyperparameters(hyperparameters(self.args))
             self.draw_samples()  # epoch 0: what an untrained generator draws
 
     @property

@@ -1,6 +1,7 @@
 """The checkpoints of a run: networks, optimisers, random state, and how far it has come."""
 
 from support.command import InputError
+from support.processes import from_first
 
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Saving:
             "steps_per_epoch": steps_per_epoch,
             "images": fingerprint(dataset.train_images),
         }
+        if from_first(lambda: self.in_common) != self.in_common:
+            raise InputError("this machine has other training images: copy those of the first one")
         self.about = {
             "script": script,
             "command": command,
@@ -59,7 +62,7 @@ class Saving:
 
     def load(self, path: Path) -> dict[str, Any]:
         """Take the state back from `path`; return its progress. InputError if it does not fit."""
-        content = read_checkpoint(path)
+        content = from_first(lambda: read_checkpoint(path))
         if content["script"] != self.script:
             raise InputError(f"{path} is of {content['script']}.py: resume it with that script")
         with fitting(path, "this run"):

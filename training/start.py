@@ -6,6 +6,7 @@ from support.processes import processes
 import argparse
 import datetime
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -46,7 +47,11 @@ def new_folder(script: str, args: argparse.Namespace) -> Path:
 
 def resume_command(script: str, folder: Path) -> str:
     """Return the command that goes on with a run, with as many processes as now."""
-    several = f"torchrun --standalone --nproc_per_node={processes()}"
+    env, machines = os.environ, "--standalone"
+    if env.get("GROUP_WORLD_SIZE", "1") != "1":  # on the other machines with another --node_rank
+        machines = f"--nnodes={env['GROUP_WORLD_SIZE']} --node_rank=0 "
+        machines += f"--rdzv_endpoint={env['MASTER_ADDR']}:{env['MASTER_PORT']}"
+    several = f"torchrun {machines} --nproc_per_node={env.get('LOCAL_WORLD_SIZE')}"
     python = several if processes() > 1 else "python"
     return f"{python} {script}.py --resume {shlex.quote(str(folder))}"
 
