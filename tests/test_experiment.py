@@ -205,12 +205,11 @@ def test_the_average_is_drawn_and_measured(
     image_args = dict(channels=1, image_size=28, num_classes=len(CLASSES))
     discriminator = cdcgan.Discriminator(args.ndf, **image_args, norm=args.norm, dropout=0.2)
     discriminator.load_state_dict(checkpoint["discriminator"])
-    clean = dict(smoothing=0.0, noise=0.0, flip=False)
     evaluation = training.evaluation.Evaluation(
         training.classifier.classifier_for(data, pictures, torch.device("cpu")),
         args,
         data,
-        lambda real, fake: cdcgan.discriminator_loss(real, fake, **clean),
+        lambda real, fake: cdcgan.discriminator_loss(real, fake, 0.0, 0.0, flip=False),
         lambda fake: cdcgan.generator_loss(fake, flip=False),
         1,
         conditional=True,
@@ -496,24 +495,30 @@ def test_curves_are_those_of_the_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     ]
     training.plots.main([a, b, "--save_path", str(tmp_path)])
 
-    def drawn(axes: Any) -> list[tuple[str, str, str, list[float]]]:
+    def drawn(axes: Any) -> list[tuple[Any, ...]]:
         return [
-            (line.get_label(), line.get_color(), line.get_linestyle(), list(line.get_ydata())[:3])
+            (
+                line.get_label(),
+                line.get_color(),
+                line.get_linestyle(),
+                line.get_ydata()[:3].tolist(),
+            )
             for line in axes.lines
         ]
 
-    (one,), (metrics,), (two,), _ = (figure.axes for figure in figures)
+    one, metrics, two, _ = (figure.axes[0] for figure in figures)
+    legend: Any = one.get_legend()
     assert drawn(one) == [("D", "C0", "-", [1, 1, 1]), ("G", "C1", "-", [1, 2, 3])]
-    assert [text.get_text() for text in one.get_legend().get_texts()] == ["D", "G"]
+    assert [text.get_text() for text in legend.get_texts()] == ["D", "G"]
     assert (metrics.get_title(), metrics.get_legend()) == ("FCD (lower is better)", None)
-    assert list(one.lines[1].get_xdata()) == [1, 2, 3]
+    assert np.array_equal(one.lines[1].get_xdata(), [1, 2, 3])
     assert drawn(two) == [
         (f"{a}: D", "C0", "-", [1, 1, 1]),
         (f"{a}: G", "C0", "--", [1, 2, 3]),
         (f"{b}: D", "C1", "-", [99, 2 / 40, 3 / 40]),
         (f"{b}: G", "C1", "--", [1, 1, 1]),
     ]
-    assert list(two.lines[2].get_xdata()) == list(range(1, 41))  # epochs, not steps
+    assert np.array_equal(two.lines[2].get_xdata(), range(1, 41))  # epochs, not steps
     low, high = two.get_ylim()
     assert low < 2 / 40 and 3 < high < 5  # without the spike
 
