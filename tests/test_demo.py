@@ -114,9 +114,10 @@ def test_the_command_serves_the_model_it_is_given(
     client: FlaskClient,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """With its data and precision; it says where, and nothing of requests that went well."""
-    urls = ("/sample.png?class=bag&seed=3", "/classes")
+    """With its data and precision; it says where, and nothing of a request that went well."""
+    urls = ("/sample.png?class=bag&seed=3", "/classes", "/sample.png?n=0")
     given: list[tuple[object, ...]] = []
     answers: list[bytes] = []
 
@@ -126,8 +127,11 @@ def test_the_command_serves_the_model_it_is_given(
             super().__init__(*args)
 
     def ask(address: str) -> bytes:
-        with urllib.request.urlopen(address, timeout=20) as answer:
-            return answer.read()
+        try:
+            with urllib.request.urlopen(address, timeout=20) as answer:
+                return answer.read()
+        except urllib.error.HTTPError as error:
+            return error.read()
 
     def serve(server: demo.ThreadedWSGIServer) -> None:
         assert not server.daemon_threads  # they may finish
@@ -140,14 +144,17 @@ def test_the_command_serves_the_model_it_is_given(
     monkeypatch.setattr(demo, "Model", Model)
     monkeypatch.setattr(demo.ThreadedWSGIServer, "serve_forever", serve)
     where = ["--load_path", str(checkpoint), "--data_dir", str(pictures), "--device", "cpu"]
-    demo.main([*where, "--port", "0", "--precision", "fp32"])
-    assert given == [(str(checkpoint), str(pictures), torch.device("cpu"), "fp32")]
-    said = capsys.readouterr()
-    assert re.fullmatch(
-        r"open http://127\.0\.0\.1:[1-9]\d+ in a browser; Ctrl-C ends it\nstopped\n", said.out
-    )
-    assert said.err == ""
-    assert answers == [client.get(url).data for url in urls]
+    demo.main([*where, "--port", "0", "--precision", "bf16"])
+    assert given == [(str(checkpoint), str(pictures), torch.device("cpu"), "bf16")]
+    said = r"open http://127\.0\.0\.1:[1-9]\d+ in a browser; Ctrl-C ends it\nstopped\n"
+    assert re.fullmatch(said, capsys.readouterr().out)
+    (logged,) = caplog.messages
+    assert "/sample.png?n=0" in logged
+    rough, *others = answers
+    exact, *expected = (client.get(url).data for url in urls)
+    assert others == expected
+    one, other = (np.asarray(Image.open(io.BytesIO(x)), int) for x in (rough, exact))
+    assert 0 < np.abs(one - other).mean() < 3  # the precision is another
 
 
 def test_the_old_call_and_the_page(client: FlaskClient) -> None:

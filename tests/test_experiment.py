@@ -12,6 +12,7 @@ import math
 import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops, ImageSequence
+from PIL import Image, ImageChops, ImageDraw, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
@@ -29,14 +30,18 @@ import training.evaluation
 import training.plots
 import training.record
 import training.run
+import training.samples
 import training.saving
+import training.start
 import vanilla_gan
 import wgan_gp
-from data import Batches, load_dataset
+from data import Batches, Dataset, load_dataset
 from support.checkpoints import load_generator, read_checkpoint
 from support.drawing import draw_grid
 from support.features import ClassifierFeatures
 from support.files import UNFINISHED
+from support.fonts import font
+from support.layers import spectral_norm
 from support.sampling import noise, sample
 from tests.conftest import CLASSES, ROOT, TINY, assert_same_run, equal, refusal
 from tests.stand_ins import classifier_checkpoint
@@ -55,6 +60,9 @@ def test_stopped_by_max_steps_in_an_epoch_and_resumed(straight: tuple[list[str],
         assert (folder / file).stat().st_size > 0, file
     cdcgan.main(["--resume", str(folder)])
     assert_same_run(folder, whole)
+    points = EventAccumulator(str(folder)).Reload().Scalars("loss/discriminator")
+    assert [point.step for point in points] == [10, 20, 30, 40]
+    assert "resume" not in json.loads((folder / "config.json").read_text())["args"]
 
 
 def test_stopped_by_ctrl_c_at_the_end_of_an_epoch_and_resumed(
@@ -228,6 +236,24 @@ def test_the_average_is_drawn_and_measured(
         assert ImageChops.difference(picture, expected).getbbox() is None
 
 
+@pytest.mark.parametrize("conditional", [True, False])
+def test_real_images_are_drawn_beside_samples(
+    conditional: bool, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the classes in turn, where there are fewer than rows; else from all the data."""
+    monkeypatch.setattr(training.samples, "ROWS", 4)
+    data = load_dataset("folder", pictures, 28)
+    samples = training.samples.Samples(data, conditional, 8, 0, torch.device("cpu"))
+    if conditional:
+        assert samples.row_names == ["bag", "coat", "shoe", "bag"] and samples.labels is not None
+        assert samples.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 + [0] * 4
+        index = [*range(4), *range(35, 39), *range(70, 74), *range(4, 8)]  # 35 images a class
+    else:
+        assert samples.row_names == [] and samples.labels is None
+        index = [104 * i // 15 for i in range(16)]
+    assert torch.equal(samples.real(), data.train_images[index])
+
+
 def test_best_is_the_smallest_distance_of_the_whole_run(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,6 +288,7 @@ def test_a_run_in_parts_counts_and_says_where_it_stands(
     monkeypatch.setattr(training.run, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     monkeypatch.setattr(training.run, "progress", progress)
     monkeypatch.setattr(training.run, "LOG_EVERY", 4)
+    monkeypatch.setattr(training.start, "LISTED_CLASSES", 2)
     monkeypatch.setattr(training.run, "draw_results", lambda *given: drawn.append(given))
     folder, said = tmp_path / "run", []
     vanilla_gan.main(
@@ -295,7 +322,7 @@ def test_a_run_in_parts_counts_and_says_where_it_stands(
         assert "Generator: " in part and "Discriminator: " in part
         assert (
             "folder: 105 training and 12 test images of 1 x 28 x 28, 3 classes; 5 steps an epoch\n"
-            "classes (training images): bag 35, coat 35, shoe 35\n"
+            "classes (training images): bag 35, coat 35 and 1 more\n"
             f"{stands} on cpu, in {folder}\nto watch it: tensorboard --logdir {tmp_path}\n"
         ) in part
     for part, steps in zip(said, (7, 15), strict=True):
@@ -360,6 +387,7 @@ def test_evaluation_and_pictures_change_nothing(straight: tuple[list[str], Path]
 def test_tensorboard_holds_curves_pictures_and_flags(straight: tuple[list[str], Path]) -> None:
     events = EventAccumulator(str(straight[1]), size_guidance={"images": 0}).Reload()
     tags = events.Tags()
+    assert abs(events.FirstEventTimestamp() - time.time()) < 86400
     for tag in ("loss/discriminator", "loss/generator", "discriminator/D(x)"):
         assert [event.step for event in events.Scalars(tag)] == [10, 20, 30, 40]
     assert set(tags["images"]) == {"images/real", "images/generated"}
@@ -434,24 +462,28 @@ def test_large_pictures_make_smaller_gifs(tmp_path: Path) -> None:
         Image.new("RGB", (side, 60), "red").save(path)
         frame = training.plots.captioned(path)
         assert frame.width == expected and frame.getpixel((expected - 1, 29)) == (255, 0, 0)
+    caption = Image.new("RGB", (expected, 28), "white")
+    ImageDraw.Draw(caption).text((8, 3), "epoch 7", fill="black", font=font(18))
+    assert ImageChops.difference(frame.crop((0, 0, expected, 28)), caption).getbbox() is None
 
 
 def test_long_runs_make_short_gifs(straight: tuple[list[str], Path], tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
-    for epoch in range(150):
-        picture = Image.new("L", (40, 40), epoch)
-        picture.save(tmp_path / "samples" / f"epoch_{epoch:04d}.png")
+    for i in range(150):  # in the order of their numbers, which is not that of their names
+        picture = Image.new("L", (40, 40), i)
+        picture.save(tmp_path / "samples" / f"epoch_{9900 + i:04d}.png")
     training.plots.draw_results(tmp_path, [], lambda warning: None)
     gif = Image.open(tmp_path / "training.gif")
     frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(gif)]
     assert len(frames) == training.plots.GIF_FRAMES
-    shown = [int(frame[-1, -1]) for frame in frames]  # the grey is the epoch's number
+    shown = [int(frame[-1, -1]) for frame in frames]  # the grey is the picture's number
     assert shown[0] == 0 and shown[-1] == 149  # evenly from the first to the last
     assert {b - a for a, b in zip(shown, shown[1:], strict=False)} == {5, 6}
 
 
 def test_describe_lists_layers_shapes_and_parameters() -> None:
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    last = spectral_norm(nn.Linear(4 * 36, 2))  # is listed as what it is
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), last)
     lines = describe(network, torch.zeros(1, 1, 8, 8)).splitlines()
     assert lines[0] == "Sequential: 330 parameters"
     assert [line.split()[1] for line in lines[1:]] == ["Conv2d", "ReLU", "Flatten", "Linear"]
@@ -468,8 +500,9 @@ def test_plot_of_one_run_and_of_several(
     for name in ("losses.png", "metrics.png"):
         assert Image.open(tmp_path / "one" / name).size[1] > 300
         assert (tmp_path / "two" / name).stat().st_size > 0
-    (tmp_path / "metrics.csv").write_text("step,epoch\n1,x\n")
-    assert "damaged" in refusal(training.plots.main, [str(tmp_path)], capsys)
+    for bad in ("step,epoch\n1,x\n", "step,d_loss\n1,2\n", "step,epoch,d_loss\n1,1,nan\n"):
+        (tmp_path / "metrics.csv").write_text(bad)
+        assert "damaged" in refusal(training.plots.main, [str(tmp_path)], capsys)
     assert "absent" in refusal(training.plots.main, [str(tmp_path / "absent")], capsys)
 
 
@@ -486,8 +519,10 @@ def test_curves_are_those_of_the_rows(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Figure, "savefig", keep)
     a = write_rows(tmp_path / "a", ",fcd")
     b = write_rows(tmp_path / "b")
-    spike = "".join(f"{2 * i},{i},{99 if i == 1 else i / 40},1\n" for i in range(1, 41))
-    (tmp_path / "b" / "metrics.csv").write_text(f"step,epoch,d_loss,g_loss\n{spike}")
+    spike = "".join(f"{2 * i},{i},{99 if i == 1 else i / 40},1,\n" for i in range(1, 41))
+    (tmp_path / "b" / "metrics.csv").write_text(
+        f"step,epoch,d_loss,g_loss,fcd\n{spike}82,41,1,1,7\n"
+    )
     training.plots.main([a])
     assert sorted(path.name for path in (tmp_path / "a").glob("*.png")) == [
         "losses.png",
@@ -506,7 +541,7 @@ def test_curves_are_those_of_the_rows(tmp_path: Path, monkeypatch: pytest.Monkey
             for line in axes.lines
         ]
 
-    one, metrics, two, _ = (figure.axes[0] for figure in figures)
+    one, metrics, two, both = (figure.axes[0] for figure in figures)
     legend: Any = one.get_legend()
     assert drawn(one) == [("D", "C0", "-", [1, 1, 1]), ("G", "C1", "-", [1, 2, 3])]
     assert [text.get_text() for text in legend.get_texts()] == ["D", "G"]
@@ -518,9 +553,10 @@ def test_curves_are_those_of_the_rows(tmp_path: Path, monkeypatch: pytest.Monkey
         (f"{b}: D", "C1", "-", [99, 2 / 40, 3 / 40]),
         (f"{b}: G", "C1", "--", [1, 1, 1]),
     ]
-    assert np.array_equal(two.lines[2].get_xdata(), range(1, 41))  # epochs, not steps
+    assert np.array_equal(two.lines[2].get_xdata(), range(1, 42))  # epochs, not steps
     low, high = two.get_ylim()
     assert low < 2 / 40 and 3 < high < 5  # without the spike
+    assert [(line.get_label(), line.get_marker()) for line in both.lines] == [(a, ""), (b, "o")]
 
 
 def write_rows(folder: Path, metrics: str = "") -> str:
@@ -632,6 +668,12 @@ def test_saturated_samples_are_told_once(
     for name, lr_g, warnings in (("wild", "1", 1), ("tame", "1e-4", 0)):
         vanilla_gan.main([*flags, "--name", name, "--epochs", "1", "--lr_g", lr_g, "--ema", "0"])
         assert capsys.readouterr().err.count("warning: saturated samples") == warnings
+    images = 255 * torch.randint(0, 2, (30, 1, 28, 28)).byte()  # black and white by themselves
+    data = Dataset("folder", images, torch.zeros(30).long(), images, torch.zeros(30).long(), ())
+    samples = training.samples.Samples(data, False, 8, 0, torch.device("cpu"))
+    generator = vanilla_gan.Generator(8, 4, channels=1, image_size=28)
+    nn.init.constant_(list(generator.parameters())[-1], 99.0)
+    assert samples.draw(generator)[1] == ""
     record = training.record.Record(Path("run"), "dcgan")
     for what in ("cold: 3 degrees", "cold: 2 degrees", "wind: north"):
         record.warn(what)

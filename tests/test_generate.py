@@ -14,6 +14,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageSequence
 import cdcgan
 import dcgan
 import generate
+import support.download
 import support.sampling
 from data import load_dataset
 from support.checkpoints import load_generator, read_checkpoint
@@ -43,9 +44,12 @@ def draw(trained: Path, *argv: str) -> None:
     generate.main(["--load_path", str(trained), "--device", "cpu", *argv])
 
 
-def test_grid_has_a_named_row_a_class(trained: Path, tmp_path: Path) -> None:
+def test_grid_has_a_named_row_a_class(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "new" / "folder"
     draw(trained, "--grid_size", "5", "--seed", "2", "--save_path", str(folder))
+    assert capsys.readouterr().out == f"3 x 5 images: {folder / 'grid.png'}\n"
     picture = Image.open(folder / "grid.png")
     cells = (5 * 29 + 1) * 2, (len(CLASSES) * 29 + 1) * 2
     assert picture.size[1] == cells[1]
@@ -195,6 +199,7 @@ def test_an_exported_generator_draws_the_same(
 ) -> None:
     path = tmp_path / "new" / "small.pt"
     generate.main(["--load_path", str(trained), "--export", str(path)])
+    assert capsys.readouterr().err == ""
     content = torch.load(path, weights_only=True)
     assert set(content) >= {"script", "dataset", "classes", "generator_args", "command", "scores"}
     assert content["command"].startswith("python cdcgan.py --z_dim=8 --ngf=4")
@@ -214,7 +219,9 @@ def test_an_exported_generator_draws_the_same(
     assert last.read_bytes() == before
 
 
-def test_an_exported_generator_has_the_scores_of_the_last_evaluation(tmp_path: Path) -> None:
+def test_an_exported_generator_has_the_scores_of_the_last_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_conditional(tmp_path / "run.pt", ["bag"])
     rows = [{"step": 50 * epoch, "epoch": epoch, "test_d_loss": 1 / epoch} for epoch in (1, 2, 3)]
     del rows[2]["test_d_loss"]  # epoch 3 ended without an evaluation
@@ -222,7 +229,9 @@ def test_an_exported_generator_has_the_scores_of_the_last_evaluation(tmp_path: P
     about = {"all_classes": ["bag"], "step": 150}
     torch.save(torch.load(path) | progress | about, path)
     generate.main(["--load_path", str(path), "--export", str(tmp_path / "small.pt")])
-    assert read_checkpoint(tmp_path / "small.pt")["scores"] == rows[1]
+    small = read_checkpoint(tmp_path / "small.pt")
+    assert small["scores"] == rows[1] and small["step"] == 150
+    assert "does not say which command trained it" in capsys.readouterr().err
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:
@@ -297,6 +306,19 @@ def test_a_run_of_some_classes_knows_all_numbers_and_its_own_images(
     classifier_for(data, pictures, torch.device("cpu"))
     nearest = generate.Neighbours(checkpoint, str(pictures), torch.device("cpu"))
     assert torch.equal(nearest.images, data.train_images)
+
+
+def test_classes_that_are_all_published_are_a_part_of_those(tmp_path: Path) -> None:
+    """Of a checkpoint that does not say what its data set's classes are."""
+    published = support.download.CLASSES["fashion_mnist"]
+    for dataset, classes, known in (
+        ("fashion_mnist", ["Bag", "Sneaker"], published),
+        ("fashion_mnist", ["Bag", "sofa"], ["Bag", "sofa"]),
+        ("folder", ["Bag", "Sneaker"], ["Bag", "Sneaker"]),
+    ):
+        path = write_conditional(tmp_path / "a.pt", classes)
+        torch.save({**torch.load(path), "dataset": dataset}, path)
+        assert load_generator(path)[1]["all_classes"] == known
 
 
 def test_no_sample_depends_on_how_many_are_drawn_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
