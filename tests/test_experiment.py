@@ -71,10 +71,12 @@ def test_stopped_by_ctrl_c_at_the_end_of_an_epoch_and_resumed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     flags, whole = straight
-    get = Batches.__getitem__
+    folder = whole.parent / "ctrl-c"
+    get, flushed = Batches.__getitem__, []
 
     def get_and_interrupt(self: Batches, index: int) -> tuple[Tensor, Tensor]:
         if index == 19:
+            flushed.extend(EventAccumulator(str(folder)).Reload().Scalars("loss/discriminator"))
             signal.raise_signal(signal.SIGINT)
         return get(self, index)
 
@@ -82,7 +84,7 @@ def test_stopped_by_ctrl_c_at_the_end_of_an_epoch_and_resumed(
         patch.setattr(Batches, "__getitem__", get_and_interrupt)
         with pytest.raises(SystemExit) as end:
             cdcgan.main([*flags, "--name", "ctrl-c"])
-    folder = whole.parent / "ctrl-c"
+    assert [event.step for event in flushed] == [10]  # what a kill would have left
     assert end.value.code == 130
     assert f"python cdcgan.py --resume {folder}" in capsys.readouterr().out
     assert read_checkpoint(folder / "last.pt")["step"] == 20  # the step it fell into was finished
@@ -255,7 +257,10 @@ def test_real_images_are_drawn_beside_samples(
 
 
 def test_best_is_the_smallest_distance_of_the_whole_run(
-    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whenever the run was stopped and resumed; the first of equals stays."""
     distances = iter([3.0, 1.0, 2.0, 1.0, 0.5])
@@ -268,6 +273,8 @@ def test_best_is_the_smallest_distance_of_the_whole_run(
         best, last = (read_checkpoint(folder / name) for name in ("best.pt", "last.pt"))
         found.append((best["step"], best["best"], last["step"], last["best"]))
     assert found == [(4, 1.0, 8, 1.0), (16, 0.5, 16, 0.5)]
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("      fcd")]
+    assert said == [f"      fcd {distance}" for distance in ("3", "1", "2", "1", "0.5")]
 
 
 def test_a_run_in_parts_counts_and_says_where_it_stands(
@@ -605,7 +612,7 @@ def test_a_run_warns_once_of_classes_that_it_cannot_name(
 # ---- what must not go on ----
 
 
-@pytest.mark.parametrize("kind", ["loss", "weight"])
+@pytest.mark.parametrize("kind", ["loss", "generator", "ema"])
 def test_non_finite_numbers_stop_the_run(
     kind: str, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -618,13 +625,13 @@ def test_non_finite_numbers_stop_the_run(
 
     def update_and_break(ema: nn.Module, network: nn.Module, decay: float) -> None:
         calls.append(None)
-        if kind == "weight" and len(calls) == at + 1:
-            next(network.parameters()).data[0] = math.inf
+        if kind != "loss" and len(calls) == at + 1:
+            next({"generator": network, "ema": ema}[kind].parameters()).data[0] = math.inf
 
     calls: list[None] = []
     monkeypatch.setattr(Batches, "__getitem__", get_broken)
     monkeypatch.setattr(cdcgan, "update_ema", update_and_break)
-    expected = "d_loss became nan at step 15" if kind == "loss" else "generator is not finite"
+    expected = "d_loss became nan at step 15" if kind == "loss" else f"the {kind} is not finite"
     with pytest.raises(InputError, match=expected) as error:
         cdcgan.main([*flags, "--name", "broken"])
     assert f"python cdcgan.py --config {tmp_path / 'broken' / 'config.json'}" in str(error.value)
