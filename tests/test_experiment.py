@@ -76,7 +76,8 @@ def test_stopped_by_ctrl_c_at_the_end_of_an_epoch_and_resumed(
 
     def get_and_interrupt(self: Batches, index: int) -> tuple[Tensor, Tensor]:
         if index == 19:
-            flushed.extend(EventAccumulator(str(folder)).Reload().Scalars("loss/discriminator"))
+            events = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+            flushed.extend(events.Images("images/generated"))
             signal.raise_signal(signal.SIGINT)
         return get(self, index)
 
@@ -84,7 +85,7 @@ def test_stopped_by_ctrl_c_at_the_end_of_an_epoch_and_resumed(
         patch.setattr(Batches, "__getitem__", get_and_interrupt)
         with pytest.raises(SystemExit) as end:
             cdcgan.main([*flags, "--name", "ctrl-c"])
-    assert [event.step for event in flushed] == [10]  # what a kill would have left
+    assert [event.step for event in flushed] == [0, 10]  # what a kill would have left
     assert end.value.code == 130
     assert f"python cdcgan.py --resume {folder}" in capsys.readouterr().out
     assert read_checkpoint(folder / "last.pt")["step"] == 20  # the step it fell into was finished
