@@ -109,7 +109,7 @@ def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     """The flags of an evaluated run of 4 epochs of 10 steps, and the folder of a whole one."""
     out = tmp_path_factory.mktemp("runs")
     evaluated = ["--features", "classifier", "--eval_samples", "30", "--eval_every", "2"]
-    flags = [*folder_flags(pictures, out), *RANDOM, *evaluated]
+    flags = [*folder_flags(pictures, out), *RANDOM, *evaluated, "--seed", "3"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training.run, "draw_results", training.plots.draw_results)
         cdcgan.main([*flags, "--name", "straight"])

@@ -94,6 +94,69 @@ def test_a_walk_goes_from_the_one_to_the_other(client: FlaskClient) -> None:
     assert np.abs(between - picture(client, end)).max() > 1
 
 
+def test_what_a_query_leaves_out(client: FlaskClient) -> None:
+    """16 samples, as they are; a walk without an end stays where it is."""
+    plain = picture(client, "/sample.png?class=bag&seed=3")
+    every = "class=bag&seed=3&n=16&truncation=1&to_class=bag&to_seed=3"
+    assert np.array_equal(plain, picture(client, f"/sample.png?{every}&t=0"))
+    assert np.abs(plain - picture(client, "/sample.png?class=bag&seed=3&t=0.5")).max() <= 1
+    in_turn = picture(client, "/sample.png?seed=3")
+    for i, name in enumerate(CLASSES):  # the first row's cells
+        cell = np.s_[2:58, 58 * i + 2 : 58 * i + 58]
+        one = picture(client, f"/sample.png?seed=3&class={name}")
+        assert np.abs(in_turn[cell] - one[cell]).max() <= 1
+    assert np.array_equal(picture(client, "/sample.png?seed=0"), picture(client, "/sample.png"))
+
+
+def test_the_command_serves_the_model_it_is_given(
+    checkpoint: Path,
+    pictures: Path,
+    client: FlaskClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With its data and precision; it says where, and nothing of a request that went well."""
+    urls = ("/sample.png?class=bag&seed=3", "/classes", "/sample.png?n=0")
+    given: list[tuple[object, ...]] = []
+    answers: list[bytes] = []
+
+    class Model(demo.Model):
+        def __init__(self, *args: Any) -> None:
+            given.append(args)
+            super().__init__(*args)
+
+    def ask(address: str) -> bytes:
+        try:
+            with urllib.request.urlopen(address, timeout=20) as answer:
+                return answer.read()
+        except urllib.error.HTTPError as error:
+            return error.read()
+
+    def serve(server: demo.ThreadedWSGIServer) -> None:
+        assert not server.daemon_threads  # they may finish
+        with ThreadPoolExecutor(1) as pool:
+            for url in urls:
+                asked = pool.submit(ask, f"http://127.0.0.1:{server.port}{url}")
+                server.handle_request()
+                answers.append(asked.result())
+
+    monkeypatch.setattr(demo, "Model", Model)
+    monkeypatch.setattr(demo.ThreadedWSGIServer, "serve_forever", serve)
+    where = ["--load_path", str(checkpoint), "--data_dir", str(pictures), "--device", "cpu"]
+    demo.main([*where, "--port", "0", "--precision", "bf16"])
+    assert given == [(str(checkpoint), str(pictures), torch.device("cpu"), "bf16")]
+    said = r"open http://127\.0\.0\.1:[1-9]\d+ in a browser; Ctrl-C ends it\nstopped\n"
+    assert re.fullmatch(said, capsys.readouterr().out)
+    (logged,) = caplog.messages
+    assert "/sample.png?n=0" in logged
+    rough, *others = answers
+    exact, *expected = (client.get(url).data for url in urls)
+    assert others == expected
+    one, other = (np.asarray(Image.open(io.BytesIO(x)), int) for x in (rough, exact))
+    assert 0 < np.abs(one - other).mean() < 3  # the precision is another
+
+
 def test_the_old_call_and_the_page(client: FlaskClient) -> None:
     accepted = ("image/avif,*/*;q=0.8", "image/png,image/svg+xml,*/*;q=0.8")  # by two browsers
     for headers in ({}, {"Accept": "*/*"}, {"Accept": "image/png"}):
@@ -207,6 +270,14 @@ def test_what_the_page_asks_for_is_known() -> None:
     (names,) = re.findall(r"const names = \[(.*?)\]", page)
     assert sorted(re.findall(r'"(\w+)"', names)) == sorted(demo.QUERY_NAMES["/sample.png"])
     assert {*re.findall(r'given.get\("(\w+)"\)', page)} == {*demo.QUERY_NAMES["/"]}
+    # Each control that the script uses is on the page once; its bounds are the server's.
+    used = {*re.findall(r'by\("(\w+)"\)', page), *re.findall(r'"(\w+)"', names)}
+    ids = re.findall(r' id="(\w+)"', page)
+    assert len(ids) == len(set(ids)) and used <= set(ids)
+    bounds = dict(re.findall(r'id="(truncation|t)" type="range" (min="\S+" max="\S+")', page))
+    assert bounds == {"truncation": 'min="0" max="2"', "t": 'min="0" max="1"'}
+    numbers = [int(number) for number in re.findall(r"<option[^>]*>(\d+)", page)]
+    assert numbers == [4, 16, 36, demo.MOST_IMAGES] and "<option selected>16" in page
 
 
 def test_what_is_not_there(client: FlaskClient, tmp_path: Path) -> None:

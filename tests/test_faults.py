@@ -547,18 +547,24 @@ def test_advice_for_files_where_folders_belong(
 
 
 def test_what_cannot_be_reported_is_saved(
-    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    """The end of an epoch fails to draw; its ten steps are in the checkpoint."""
+    """The end of an epoch fails to draw; its ten steps are in the checkpoint, to be reported."""
 
     def fail(self: training.run.Run) -> None:
         if self.step:
             raise InputError("no room for a picture")
 
-    monkeypatch.setattr(training.run.Run, "draw_samples", fail)
-    with pytest.raises(InputError, match="no room"):
-        cdcgan.main([*flags, "--name", "run"])
-    assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 10
+    with monkeypatch.context() as patch:
+        patch.setattr(training.run.Run, "draw_samples", fail)
+        with pytest.raises(InputError, match="no room"):
+            cdcgan.main([*flags, "--name", "run"])
+    folder = tmp_path / "run"
+    assert read_checkpoint(folder / "last.pt")["step"] == 10
+    for times in (1, 0):  # once, not whenever the run goes on
+        cdcgan.main(["--resume", str(folder), "--max_steps", "10"])
+        assert capsys.readouterr().out.count("\nepoch   1/50\n") == times
+        assert (folder / "samples" / "epoch_0001.png").is_file()
 
 
 class Broken(io.StringIO):

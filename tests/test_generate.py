@@ -2,6 +2,7 @@
 
 from support.command import InputError
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops, ImageSequence
+from PIL import Image, ImageChops, ImageDraw, ImageSequence
 
 import cdcgan
+import dcgan
 import generate
+import support.download
+import support.sampling
 from data import load_dataset
 from support.checkpoints import load_generator, read_checkpoint
-from support.drawing import GIF_SIDE, check_layout, draw_grid, lay_out, save_gif
-from support.sampling import noise, sample, slerp
+from support.drawing import GIF_SIDE, check_layout, draw_grid, lay_out, row_font, save_gif
+from support.sampling import noise, sample, sample_between, slerp
 from tests.conftest import CLASSES, folder_flags, refusal
 from training.classifier import classifier_for
 
@@ -28,9 +32,9 @@ def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out / "run"
 
 
-def write_conditional(path: Path, classes: list[str]) -> Path:
+def write_conditional(path: Path, classes: list[str], channels: int = 1) -> Path:
     """Write a checkpoint of an untrained generator of 28 x 28 images with these class names."""
-    args = dict(z_dim=8, ngf=4, channels=1, image_size=28, num_classes=len(classes))
+    args = dict(z_dim=8, ngf=4, channels=channels, image_size=28, num_classes=len(classes))
     generator = cdcgan.Generator(**args)
     content = {"script": "cdcgan", "dataset": "folder", "classes": classes, "step": 0}
     torch.save({**content, "generator_args": args, "ema": generator.state_dict()}, path)
@@ -41,16 +45,29 @@ def draw(trained: Path, *argv: str) -> None:
     generate.main(["--load_path", str(trained), "--device", "cpu", *argv])
 
 
-def test_grid_has_a_named_row_a_class(trained: Path, tmp_path: Path) -> None:
-    draw(trained, "--grid_size", "5", "--save_path", str(tmp_path / "new" / "folder"))
-    picture = Image.open(tmp_path / "new" / "folder" / "grid.png")
+def test_grid_has_a_named_row_a_class(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new" / "folder"
+    draw(trained, "--grid_size", "5", "--seed", "2", "--save_path", str(folder))
+    assert capsys.readouterr().out == f"3 x 5 images: {folder / 'grid.png'}\n"
+    picture = Image.open(folder / "grid.png")
     cells = (5 * 29 + 1) * 2, (len(CLASSES) * 29 + 1) * 2
     assert picture.size[1] == cells[1]
     margin = picture.size[0] - cells[0]
     assert margin > 0
     names = np.asarray(picture.convert("L"))[:, :margin]
-    for row in range(len(CLASSES)):
-        assert names[row * 58 : row * 58 + 58].min() < 100  # something is written there
+    for row, name in enumerate(CLASSES):
+        written = names[row * 58 : row * 58 + 58]
+        assert written.min() < 100 and written[:15].min() == written[45:].min() == 255
+        alone = Image.new("L", (margin, 58), "white")
+        place = (margin - 58 // 6, 2 + 58 // 2)
+        ImageDraw.Draw(alone).text(place, name, fill="black", font=row_font(58), anchor="rm")
+        assert np.array_equal(written, np.asarray(alone))
+    generator, _ = load_generator(trained)
+    images = sample(generator, noise(15, 8, 2), torch.arange(3).repeat_interleave(5))
+    drawn = pixels(folder / "grid.png", 3, 5).reshape(-1, 1, 28, 28).astype(int)
+    assert np.abs(drawn - images.numpy()).max() <= 1
 
 
 def test_one_class_by_name_or_number(trained: Path, tmp_path: Path) -> None:
@@ -73,6 +90,7 @@ def test_gif_walks_and_comes_back(trained: Path, tmp_path: Path) -> None:
     gif = Image.open(tmp_path / "walk.gif")
     frames = [np.asarray(f.convert("L")).astype(int) for f in ImageSequence.Iterator(gif)]
     assert len(frames) == generate.WALK_STOPS * generate.WALK_FRAMES
+    assert {frame.info["duration"] for frame in ImageSequence.Iterator(gif)} == {80}
     steps = [np.abs(a - b).max() for a, b in zip(frames, frames[1:] + frames[:1], strict=True)]
     assert max(steps) < 3 * np.median(steps) + 10  # no jump, not even where it loops
     assert max(steps) > 0
@@ -87,16 +105,21 @@ def pixels(path: Path, row_count: int, columns: int) -> np.ndarray:
 
 def test_interpolation_ends_at_its_two_samples(trained: Path, tmp_path: Path) -> None:
     argv = ["--interpolate", "3", "--grid_size", "5", "--save_path", str(tmp_path / "i.png")]
-    draw(trained, *argv)
+    draw(trained, *argv, "--seed", "6")
     cells = pixels(tmp_path / "i.png", 3, 5)
     generator, _ = load_generator(trained)
-    start, end = (noise(15, 8, seed)[::5] for seed in (0, 1))
+    start, end = (noise(15, 8, seed)[::5] for seed in (6, 7))
     first = sample(generator, start, torch.tensor([0, 1, 2]))[:, 0]
     last = sample(generator, end, torch.tensor([1, 2, 0]))[:, 0]  # the next row's class
     assert np.abs(cells[:, 0].astype(int) - first.numpy()).max() <= 1
     assert np.abs(cells[:, -1].astype(int) - last.numpy()).max() <= 1
     steps = np.abs(np.diff(cells.astype(int), axis=1)).mean(axis=(2, 3))
     assert (steps > 0).all()  # and it moves at every step
+    names = ("bag to coat", "coat to shoe", "shoe to bag")
+    empty = draw_grid(torch.zeros(15, 1, 28, 28, dtype=torch.uint8), 5, names)
+    with Image.open(tmp_path / "i.png") as picture:
+        drawn, expected = (np.asarray(x)[:, : -(5 * 29 + 1) * 2] for x in (picture, empty))
+    assert np.array_equal(drawn, expected)
 
 
 def test_interpolation_as_a_loop(trained: Path, tmp_path: Path) -> None:
@@ -135,7 +158,13 @@ def test_neighbours_of_a_training_image_begin_with_itself(
     classifier_for(dataset, pictures, torch.device("cpu"))
     real = dataset.train_images
     some = real[[5, 40, 90]]
-    monkeypatch.setattr(generate, "sample", lambda *_: some)
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def drawn(_: object, z: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        asked.append((z, labels))
+        return some
+
+    monkeypatch.setattr(generate, "sample", drawn)
     argv = [
         "--neighbours",
         "4",
@@ -145,6 +174,8 @@ def test_neighbours_of_a_training_image_begin_with_itself(
         str(tmp_path / "n.png"),
     ]
     draw(trained, *argv)
+    ((z, labels),) = asked  # the first column of the grid
+    assert torch.equal(z, noise(24, 8, 0)[::8]) and labels.tolist() == [0, 1, 2]
     cells = pixels(tmp_path / "n.png", 3, 6)
     assert np.array_equal(cells[:, 0], some[:, 0].numpy())
     assert (cells[:, 1] == 255).all()
@@ -169,10 +200,11 @@ def test_an_exported_generator_draws_the_same(
 ) -> None:
     path = tmp_path / "new" / "small.pt"
     generate.main(["--load_path", str(trained), "--export", str(path)])
+    assert capsys.readouterr().err == ""
     content = torch.load(path, weights_only=True)
     assert set(content) >= {"script", "dataset", "classes", "generator_args", "command", "scores"}
     assert content["command"].startswith("python cdcgan.py --z_dim=8 --ngf=4")
-    assert str(tmp_path) not in content["command"] and "--data_dir" not in content["command"]
+    assert not {"--name", "--data_dir", "--out_dir"} & set(re.findall(r"--\w+", content["command"]))
     values = [v for v in content["ema"].values() if v.is_floating_point()]
     assert all(value.dtype == torch.float16 for value in values)
     z, labels = noise(6, 8, seed=0), torch.arange(6) % 3
@@ -188,7 +220,9 @@ def test_an_exported_generator_draws_the_same(
     assert last.read_bytes() == before
 
 
-def test_an_exported_generator_has_the_scores_of_the_last_evaluation(tmp_path: Path) -> None:
+def test_an_exported_generator_has_the_scores_of_the_last_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = write_conditional(tmp_path / "run.pt", ["bag"])
     rows = [{"step": 50 * epoch, "epoch": epoch, "test_d_loss": 1 / epoch} for epoch in (1, 2, 3)]
     del rows[2]["test_d_loss"]  # epoch 3 ended without an evaluation
@@ -196,15 +230,19 @@ def test_an_exported_generator_has_the_scores_of_the_last_evaluation(tmp_path: P
     about = {"all_classes": ["bag"], "step": 150}
     torch.save(torch.load(path) | progress | about, path)
     generate.main(["--load_path", str(path), "--export", str(tmp_path / "small.pt")])
-    assert read_checkpoint(tmp_path / "small.pt")["scores"] == rows[1]
+    small = read_checkpoint(tmp_path / "small.pt")
+    assert small["scores"] == rows[1] and small["step"] == 150
+    assert "does not say which command trained it" in capsys.readouterr().err
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:
-    draw(trained, "--num_images", "7", "--save_path", str(tmp_path / "seven.npz"))
+    draw(trained, "--num_images", "7", "--seed", "4", "--save_path", str(tmp_path / "seven.npz"))
     with np.load(tmp_path / "seven.npz", allow_pickle=False) as arrays:
         assert arrays["images"].shape == (7, 28, 28) and arrays["images"].dtype == np.uint8
         assert arrays["labels"].dtype == np.int64
         assert arrays["labels"].tolist() == [0, 1, 2, 0, 1, 2, 0]
+        images = sample(load_generator(trained)[0], noise(7, 8, 4), torch.arange(7) % 3)
+        assert np.array_equal(arrays["images"], images[:, 0].numpy())
     draw(trained, "--num_images", "3", "--format", "npz", "--save_path", str(tmp_path / "dir"))
     assert (tmp_path / "dir" / "samples.npz").exists()
 
@@ -218,6 +256,84 @@ def test_folder_of_samples_holds_the_same_pixels(trained: Path, tmp_path: Path) 
         assert arrays["labels"].tolist() == [0] * 7
         for file, image in zip(files, arrays["images"], strict=True):
             assert np.array_equal(np.asarray(Image.open(file)), image)
+
+
+def test_samples_in_colour(tmp_path: Path) -> None:
+    path = write_conditional(tmp_path / "a.pt", ["bag", "coat"], channels=3)
+    draw(path, "--num_images", "3", "--save_path", str(tmp_path / "files"))
+    draw(path, "--num_images", "3", "--save_path", str(tmp_path / "x.npz"))
+    images = sample(load_generator(path)[0], noise(3, 8, 0), torch.tensor([0, 1, 0]))
+    expected = images.permute(0, 2, 3, 1).numpy()
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert np.array_equal(arrays["images"], expected)
+    names = ["00000_bag.png", "00001_coat.png", "00002_bag.png"]
+    for name, image in zip(names, expected, strict=True):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "files" / name)), image)
+
+
+def test_samples_without_classes(flags: list[str], tmp_path: Path) -> None:
+    dcgan.main([*flags, "--name", "run", "--max_steps", "1"])
+    generator, _ = load_generator(tmp_path / "run")
+    draw(tmp_path / "run", "--num_images", "2", "--save_path", str(tmp_path / "files"))
+    assert sorted(p.name for p in (tmp_path / "files").iterdir()) == ["00000.png", "00001.png"]
+    draw(tmp_path / "run", "--num_images", "2", "--save_path", str(tmp_path / "x.npz"))
+    with np.load(tmp_path / "x.npz") as arrays:
+        assert list(arrays) == ["images"]
+    for argv, cells in (["--grid_size", "3"], 9), (["--interpolate", "2", "--grid_size", "3"], 6):
+        draw(tmp_path / "run", *argv, "--save_path", str(tmp_path / "grid.png"))
+        z = noise(cells, 8, 0)
+        with Image.open(tmp_path / "grid.png") as picture:
+            assert picture.size == ((3 * 29 + 1) * 2, (cells // 3 * 29 + 1) * 2)  # no names
+            first = np.asarray(picture.convert("L"))[2:58:2, 2:58:2]
+        assert np.abs(first.astype(int) - sample(generator, z)[0, 0].numpy()).max() <= 1
+
+
+def test_a_run_of_some_classes_knows_all_numbers_and_its_own_images(
+    flags: list[str], tmp_path: Path, pictures: Path
+) -> None:
+    cdcgan.main([*flags, "--classes", "coat,shoe", "--name", "run", "--max_steps", "1"])
+    for name in ("2", "shoe"):  # of the data set's classes, the third
+        argv = ["--class", name, "--num_images", "2", "--save_path", str(tmp_path / name)]
+        draw(tmp_path / "run", *argv)
+        assert sorted(p.name for p in (tmp_path / name).iterdir()) == [
+            "00000_shoe.png",
+            "00001_shoe.png",
+        ]
+    generate.main(["--load_path", str(tmp_path / "run"), "--export", str(tmp_path / "small.pt")])
+    for path in (tmp_path / "run", tmp_path / "small.pt"):
+        checkpoint = read_checkpoint(path)
+        assert (checkpoint["classes"], checkpoint["all_classes"]) == (["coat", "shoe"], [*CLASSES])
+    data = load_dataset("folder", pictures, 28, ["coat", "shoe"])
+    classifier_for(data, pictures, torch.device("cpu"))
+    nearest = generate.Neighbours(checkpoint, str(pictures), torch.device("cpu"))
+    assert torch.equal(nearest.images, data.train_images)
+
+
+def test_classes_that_are_all_published_are_a_part_of_those(tmp_path: Path) -> None:
+    """Of a checkpoint that does not say what its data set's classes are."""
+    published = support.download.CLASSES["fashion_mnist"]
+    for dataset, classes, known in (
+        ("fashion_mnist", ["Bag", "Sneaker"], published),
+        ("fashion_mnist", ["Bag", "sofa"], ["Bag", "sofa"]),
+        ("folder", ["Bag", "Sneaker"], ["Bag", "Sneaker"]),
+    ):
+        path = write_conditional(tmp_path / "a.pt", classes)
+        torch.save({**torch.load(path), "dataset": dataset}, path)
+        assert load_generator(path)[1]["all_classes"] == known
+
+
+def test_no_sample_depends_on_how_many_are_drawn_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    generator = cdcgan.Generator(8, 4, channels=1, image_size=28, num_classes=3).eval()
+    torch.nn.init.normal_(generator.embed.weight, std=100.0)
+    z, start, end = noise(7, 8, 0), torch.arange(7) % 3, torch.arange(7) // 3
+    t = torch.linspace(0, 1, 7).unsqueeze(1)
+    whole = sample(generator, z, start), sample_between(generator, z, start, end, t)
+    monkeypatch.setattr(support.sampling, "CHUNK", 3)
+    parts = sample(generator, z, start), sample_between(generator, z, start, end, t)
+    for one, other in zip(whole, parts, strict=True):
+        assert one.shape == other.shape and (one.int() - other.int()).abs().max() <= 1
+    assert not torch.equal(*whole)
 
 
 def test_samples_come_from_the_average_in_eval_mode(trained: Path) -> None:
@@ -523,6 +639,7 @@ def test_the_default_folder_never_mixes(
 def test_a_grid_beside_samples_is_warned_of(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "grid.gif")  # an older grid's
     for number, warned in ((0, False), (0, False), (2, True)):
         if number:
             Image.new("L", (8, 8)).save(tmp_path / "00000.png")

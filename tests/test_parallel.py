@@ -3,6 +3,7 @@
 torchrun runs this file too, as the training that is compared with that of one process.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -36,6 +37,8 @@ from support.processes import (
 import cdcgan
 import dcgan
 import support.device
+import training.run
+import training.start
 import vanilla_gan
 import wgan_gp
 from data import Batches
@@ -331,6 +334,37 @@ def test_the_first_alone_does_what_it_alone_may(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr("support.processes.rank", lambda rank=rank: rank)
         append(rank)
     assert done == [0]
+
+
+def test_a_run_averages_what_every_process_has(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two that there seem to be: the gradients before each optimiser's step, and the log."""
+    averaged: list[set[int]] = []
+
+    def average_gradients(optimiser: torch.optim.Optimizer) -> None:
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        assert all(parameter.grad is not None for parameter in parameters)
+        averaged.append({id(parameter) for parameter in parameters})
+
+    class Run(cdcgan.Run):
+        def __init__(self, *args: Any, **state: Any) -> None:
+            names = ("discriminator", "generator")
+            expected.extend({id(p) for p in state[name].parameters()} for name in names)
+            super().__init__(*args, **state)
+
+    expected: list[set[int]] = []
+    monkeypatch.setattr(cdcgan, "Run", Run)
+    monkeypatch.setattr(training.run, "average_gradients", average_gradients)
+    monkeypatch.setattr(training.run, "average", lambda values: values + 5)
+    monkeypatch.setattr(training.start, "processes", lambda: 2)
+    cdcgan.main([*flags, "--name", "run", "--epochs", "1", "--max_steps", "3"])
+    assert averaged == expected * 3
+    folder = tmp_path / "run"
+    assert 5 <= read_checkpoint(folder)["window"].min() < 6
+    again = f"torchrun --standalone --nproc_per_node=2 cdcgan.py --resume {folder}"
+    assert support.processes.go_on.endswith(again)
+    assert json.loads((folder / "config.json").read_text())["processes"] == 2
 
 
 @pytest.mark.parametrize("hflip", [False, True])
