@@ -355,7 +355,7 @@ def test_a_run_averages_what_every_process_has(
 
     expected: list[set[int]] = []
     monkeypatch.setattr(cdcgan, "Run", Run)
-    monkeypatch.setattr(training.run, "average_gradients", average_gradients)
+    monkeypatch.setattr(support.processes, "average_gradients", average_gradients)
     monkeypatch.setattr(training.run, "average", lambda values: values + 5)
     monkeypatch.setattr(training.start, "processes", lambda: 2)
     cdcgan.main([*flags, "--name", "run", "--epochs", "1", "--max_steps", "3"])
