@@ -51,7 +51,7 @@ def resume_command(script: str, folder: Path) -> str:
     if env.get("GROUP_WORLD_SIZE", "1") != "1":  # on the other machines with another --node_rank
         machines = f"--nnodes={env['GROUP_WORLD_SIZE']} --node_rank=0 "
         machines += f"--rdzv_endpoint={env['MASTER_ADDR']}:{env['MASTER_PORT']}"
-    several = f"torchrun {machines} --nproc_per_node={env.get('LOCAL_WORLD_SIZE')}"
+    several = f"torchrun {machines} --nproc_per_node={env.get('LOCAL_WORLD_SIZE', processes())}"
     python = several if processes() > 1 else "python"
     return f"{python} {script}.py --resume {shlex.quote(str(folder))}"
 
