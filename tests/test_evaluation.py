@@ -242,5 +242,6 @@ def test_means_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert support.processes.average(torch.tensor([1.0, -3.0])).tolist() == [3, -1]
     network = nn.Linear(2, 1)
     network.weight.grad, network.bias.grad = torch.tensor([[5.0, 6.0]]), torch.tensor([7.0])
-    support.processes.average_gradients(torch.optim.SGD(network.parameters()))
+    unused = nn.Parameter(torch.zeros(3))  # without a gradient
+    support.processes.average_gradients(torch.optim.SGD([unused, *network.parameters()]))
     assert network.weight.grad.tolist() == [[7, 8]] and network.bias.grad.tolist() == [9]

@@ -2,6 +2,7 @@
 
 from support.command import InputError
 
+import contextlib
 import io
 import os
 import shutil
@@ -183,6 +184,34 @@ def test_one_colour_image_makes_three_channels(tmp_path: Path) -> None:
     assert pixels == [[100] * 3] * 3 + [[255, 0, 0]]
 
 
+def test_grey_images_of_every_mode_make_one_channel(tmp_path: Path) -> None:
+    for mode in ("1", "L", "LA"):
+        save(tmp_path / f"{mode}.PNG", mode=mode, colour=(255, 255) if mode == "LA" else 255)
+    dataset = load_dataset("folder", tmp_path, 28)
+    assert dataset.channels == 1 and len(dataset.train_images) == 2
+    assert dataset.train_images.unique().tolist() == [255]
+
+
+def test_images_are_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever order the system lists them in, in both parts of a folder that is split."""
+    for i in range(40):
+        save(tmp_path / f"{i:02}.png", 5 * i)
+    scandir = os.scandir
+
+    def shuffled(path: Path) -> contextlib.nullcontext[list[os.DirEntry[str]]]:
+        entries = sorted(scandir(path), key=lambda entry: entry.name[::-1])
+        return contextlib.nullcontext(entries)
+
+    monkeypatch.setattr(os, "scandir", shuffled)
+    dataset = load_dataset("folder", tmp_path, 28)
+    parts = [x[:, 0, 0, 0].tolist() for x in (dataset.train_images, dataset.test_images)]
+    assert [len(part) for part in parts] == [36, 4]
+    assert sorted(parts[0] + parts[1]) == list(range(0, 200, 5))
+    assert parts == [sorted(part) for part in parts]
+
+
 def test_class_folders(tmp_path: Path) -> None:
     for i in range(10):
         save(tmp_path / "dog" / f"{i}.png", 10)
@@ -355,6 +384,15 @@ def test_cache_is_used_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         file.write_bytes(file.read_bytes()[:-1])
     load_dataset("folder", images, 28)
     assert len(decoded) == 27, "a cache file that is cut is made again"
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cache, "CACHE_VERSION", 10**6)
+        load_dataset("folder", images, 28)
+    assert len(decoded) == 33, "another version decodes in another way"
+    whole = load_dataset("folder", images, 28).train_images.clone()
+    for array in (np.zeros((6, 1, 28, 27), np.uint8), np.zeros((5, 1, 28, 28), np.uint8)):
+        (file,) = cache.glob(f"images-{image_cache._digest(str(images), 28)}-*")
+        np.save(file, array)
+        assert torch.equal(load_dataset("folder", images, 28).train_images, whole)
     assert sorted(path.suffix for path in images.rglob("*")) == [".png"] * 6
 
 
@@ -528,10 +566,16 @@ def test_decompression_bomb_is_an_error(tmp_path: Path, size: tuple[int, int]) -
 
 
 def test_large_pictures_are_decoded_as_well(tmp_path: Path) -> None:
-    flat(tmp_path, 2)
-    save(tmp_path / "large.png", size=(4200, 4000))
-    images = load_dataset("folder", tmp_path, 28).train_images
-    assert images.shape == (2, 1, 28, 28) and images.unique().tolist() == [100]
+    """As their smaller copies are, but by the metrics, which would keep all their pixels."""
+    for name, side in (("train", 4100), ("test", 410)):
+        ramp = np.tile(np.linspace(0, 255, side).astype(np.uint8), (side, 1))
+        (tmp_path / name).mkdir()
+        Image.fromarray(ramp).save(tmp_path / name / "ramp.png", compress_level=1)
+    dataset = load_dataset("folder", tmp_path, 28)
+    difference = dataset.train_images.float() - dataset.test_images.float()
+    assert dataset.train_images.shape == (1, 1, 28, 28) and difference.abs().max() <= 2
+    with pytest.raises(InputError, match=r"ramp.png is too large \(4100 x 4100 pixels, more than"):
+        next(support.image_sets.folder_images(tmp_path / "train", 2))
 
 
 def test_missing_empty_and_single(tmp_path: Path) -> None:
