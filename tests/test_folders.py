@@ -226,7 +226,7 @@ def test_class_folders(tmp_path: Path) -> None:
     ):
         assert torch.equal(30 - 10 * labels, images[:, 0, 0, 0].long())
     some = load_dataset("folder", tmp_path, 32, classes="dog,0")
-    assert some.classes == ("ant", "dog")
+    assert (some.classes, some.all_classes) == (("ant", "dog"), ("ant", "cat", "dog"))
     assert len(some.train_images) + len(some.test_images) == 20
     assert torch.equal(30 - 20 * some.train_labels, some.train_images[:, 0, 0, 0].long())
     with pytest.raises(InputError, match="'cow'.*0 ant, 1 cat, 2 dog"):
