@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import cdcgan
 import dcgan
+import training.evaluation
 import training.run
 import vanilla_gan
 import wgan_gp
@@ -25,8 +26,9 @@ from fid import frechet_distance
 from inception_score import inception_score
 from support.checkpoints import read_checkpoint
 from support.features import ClassifierFeatures
+from support.files import user_cache
 from tests.stand_ins import classifier_checkpoint, measured, random_images
-from training.evaluation import Evaluation
+from training.evaluation import Evaluation, real_statistics
 from training.record import Record
 
 CLASSES = ("bag", "coat", "shoe")  # the data set's
@@ -57,21 +59,25 @@ class Answers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[list[tuple[bool, int]]] = []  # dark or not, and the label
+        self.modes: list[bool] = []
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         dark = images.mean(dim=(1, 2, 3)) < 0
-        self.seen.append(sorted(zip(dark.tolist(), labels.tolist(), strict=True)))
+        self.seen.append(list(zip(dark.tolist(), labels.tolist(), strict=True)))
+        self.modes.append(self.training)
         return torch.where(dark, 2.0, -1.0)
 
 
 @pytest.mark.parametrize(
     ("real_sign", "accuracies"), [(1, (0.375, 0.75)), (-1, (0.625, 0.25)), (0, ())]
 )
-def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float, ...]) -> None:
+def test_an_evaluation_of_known_answers(
+    real_sign: int, accuracies: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = random_images(8, 1, 28) // 8 + torch.tensor([200] * 5 + [0] * 3).view(8, 1, 1, 1)
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])  # half are bags, a quarter each of the others
-    train = random_images(8, 1, 28, seed=1)
-    dataset = Dataset("folder", train, labels, images.to(torch.uint8), labels, CLASSES)
+    train, of_train = random_images(8, 1, 28, seed=1), labels.flip(0) // 2
+    dataset = Dataset("folder", train, of_train, images.to(torch.uint8), labels, CLASSES)
     network = ByBrightness(classifier_checkpoint(classes=len(KNOWN)) | {"classes": list(KNOWN)})
     args = argparse.Namespace(eval_samples=40, seed=0, z_dim=4)
 
@@ -85,6 +91,7 @@ def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float,
     discriminator = Answers()
     found = evaluation(ByLabel(), discriminator)
     assert discriminator.training and next(iter(found)) == "fcd"
+    assert discriminator.modes == [False, False]
 
     # Coats and shoes are a quarter each and look so. Bags never do.
     assert found["class_share"] == 0.5
@@ -100,7 +107,16 @@ def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float,
     asked = evaluation.labels[:8]
     of_images = zip([False] * 5 + [True] * 3, labels.tolist(), strict=True)
     of_samples = zip((DRAWN[asked] == 0).tolist(), asked.tolist(), strict=True)
-    assert discriminator.seen == [sorted(of_images), sorted(of_samples)]
+    real, samples = discriminator.seen
+    expected = list(of_images)
+    assert sorted(real) == sorted(expected) and samples == list(of_samples)
+    assert real != expected  # a folder's images, sorted by class, are mixed
+    with monkeypatch.context() as patch:  # a few: of the whole set, in any mode
+        patch.setattr(training.evaluation, "HELD_OUT", 4)
+        evaluation(ByLabel(), discriminator.eval())
+    assert not discriminator.training
+    few, few_samples = discriminator.seen[2:]
+    assert sorted(few) == sorted(expected[i] for i in (0, 2, 4, 7)) and few_samples == samples[:4]
 
     drawn = (50.0 * DRAWN[evaluation.labels] + evaluation.z.mean(dim=1)).round().clamp(min=0)
     fake = drawn.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
@@ -109,6 +125,29 @@ def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float,
     logits = 20.0 * F.one_hot(DRAWN[evaluation.labels], len(KNOWN))
     assert found["classifier_score"] == pytest.approx(inception_score(logits)[0], rel=1e-6)
     assert found["classifier_score"] > 1.2
+
+    def z_of(seed: int) -> Tensor:
+        given = argparse.Namespace(eval_samples=40, seed=seed, z_dim=4)
+        return Evaluation(network, given, dataset, d_loss, g_loss, real_sign, True).z
+
+    assert torch.equal(z_of(0), evaluation.z) and not torch.equal(z_of(1), evaluation.z)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_real_statistics_are_kept_for_the_same_images_and_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, other = random_images(9, 1, 28), random_images(9, 1, 28, seed=1)
+    networks = [ClassifierFeatures(classifier_checkpoint(label=label)) for label in "aa"]
+    networks[1].classifier.linear.bias += 1
+    expected = [measured([x], networks[0])[0].gaussian() for x in (images, other)]
+    for x, network, gaussian in zip(
+        (images, other, images), (*networks[:1] * 2, networks[1]), (*expected, expected[0]), strict=True
+    ):
+        assert torch.equal(real_statistics(network, x).mean, gaussian.mean)
+    assert len(list(user_cache().glob("statistics-*.npz"))) == 3
+    monkeypatch.setattr(training.evaluation, "extract", None)  # a second time would fail
+    assert torch.equal(real_statistics(networks[0], images).mean, expected[0].mean)
 
 
 def test_rows_of_known_answers() -> None:

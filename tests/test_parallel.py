@@ -259,6 +259,9 @@ def test_what_two_processes_share(rank: int, monkeypatch: pytest.MonkeyPatch) ->
     with first_goes_first():
         peer.calls.append("work")
     assert peer.calls == (["votes", "work"] if rank else ["work", "votes"])
+    with pytest.raises(InputError, match="unknown data set"):
+        data.load_dataset("imagenet")
+    assert len(peer.calls) == 2 + rank  # the others wait for the first before they look
     monkeypatch.setattr(dist, "all_reduce", lambda votes: None)
     assert any_process(True) and not any_process(False)
     monkeypatch.setattr(dist, "all_reduce", lambda votes: votes.add_(1))  # of the other
