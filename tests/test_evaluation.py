@@ -26,7 +26,6 @@ from fid import frechet_distance
 from inception_score import inception_score
 from support.checkpoints import read_checkpoint
 from support.features import ClassifierFeatures
-from support.files import user_cache
 from tests.stand_ins import classifier_checkpoint, measured, random_images
 from training.evaluation import Evaluation, real_statistics
 from training.record import Record
@@ -139,7 +138,7 @@ def test_real_statistics_are_kept_for_the_same_images_and_network(
 ) -> None:
     images, other = random_images(9, 1, 28), random_images(9, 1, 28, seed=1)
     network, changed = (ClassifierFeatures(classifier_checkpoint()) for _ in range(2))
-    changed.classifier.layers[0].weight *= 2
+    next(changed.parameters()).mul_(2)
     asked = [(images, network), (other, network), (images, changed)]
     expected = [measured([x], through)[0].gaussian().mean for x, through in asked]
     for (x, through), mean in zip(asked, expected, strict=True):
