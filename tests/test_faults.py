@@ -457,6 +457,7 @@ def test_ctrl_c_while_a_command_works(capsys: Capture) -> None:
     before = signal.signal(signal.SIGINT, support.command.interrupted)
     try:
         with pytest.raises(SystemExit) as end, exit_on_input_error():
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
             signal.raise_signal(signal.SIGINT)
         assert end.value.code == 130 and capsys.readouterr().err == "interrupted\n"
         assert signal.getsignal(signal.SIGINT) is support.command.interrupted
@@ -469,14 +470,16 @@ def test_signals_of_a_run_are_noted_and_given_back() -> None:
     both = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(which) for which in both]
     for insist in (False, True):
-        with contextlib.ExitStack() as stack:
-            end = stack.enter_context(support.command.OrderlyEnd(insist))
+        ended = False
+        with support.command.OrderlyEnd(insist) as end:
             assert not end.asked
             signal.raise_signal(signal.SIGTERM)
             assert end.asked
-            if insist:
-                stack.enter_context(pytest.raises(KeyboardInterrupt))
-            signal.raise_signal(signal.SIGINT)
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                ended = True
+        assert ended == insist
         assert [signal.getsignal(which) for which in both] == before
 
 

@@ -694,7 +694,7 @@ def test_a_run_on_a_folder_is_measured_through_the_folders_classifier(
 
 
 def test_the_flag_goes_before_what_a_run_says(
-    command: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    command: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     """Of two runs the first says whose classifier it is."""
     asked: list[tuple[Any, ...]] = []
@@ -704,27 +704,24 @@ def test_the_flag_goes_before_what_a_run_says(
         return random_classifier()
 
     monkeypatch.setattr(support.image_sets, "load_features", noted)
-    shutil.copytree("run", "other", dirs_exist_ok=True)
-    content = torch.load("other/last.pt", weights_only=True)
-    torch.save(content | {"dataset": "mnist"}, "other/last.pt")
+    other = str(tmp_path / "other.pt")
+    content = torch.load("run/last.pt", weights_only=True)
+    torch.save(content | {"dataset": "mnist"}, other)
     size = ["--num_images", "3", "--inception_path", "weights"]
     for argv, expected in (
-        (["other", "run"], ("classifier", "mnist")),
-        (["run", "other"], ("classifier", "fashion_mnist")),
-        (["run", "other", "--dataset", "cifar10"], ("classifier", "cifar10")),
+        ([other, "run"], ("classifier", "mnist")),
+        (["run", other], ("classifier", "fashion_mnist")),
+        (["run", other, "--dataset", "cifar10"], ("classifier", "cifar10")),
         (["real", "real"], ("inception", None)),
         (["run", "real", "--features", "inception"], ("inception", "fashion_mnist")),
     ):
         answer([*argv, *size], capsys)
         assert asked.pop() == (*expected, torch.device("cpu"), "weights")
-    args = argparse.Namespace(image_size=None, classes=None)
-    torch.save(content | {"dataset": "folder"}, "other/last.pt")
-    for sources, name, size_seen in (
-        (["run", "other"], "fashion_mnist", None),
-        (["other"], "folder", 28),
-    ):
-        assert support.image_sets.infer_dataset(sources, args) == name
-        assert args.image_size == size_seen
+    torch.save(content | {"dataset": "folder"}, other)
+    for sources, expected in (["run", other], ("fashion_mnist", None)), ([other], ("folder", 28)):
+        args = argparse.Namespace(image_size=None, classes=None)
+        found = support.image_sets.infer_dataset(sources, args)
+        assert (found, args.image_size) == expected
 
 
 def test_large_images_go_a_few_at_a_time() -> None:

@@ -9,6 +9,7 @@ import shutil
 import struct
 import sys
 import tarfile
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -195,16 +196,22 @@ def test_grey_images_of_every_mode_make_one_channel(tmp_path: Path) -> None:
 def test_images_are_in_the_order_of_their_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever order the system lists them in, in both parts of a folder that is split."""
+    """Whichever the system lists, or a thread decodes, first; in both parts of a split folder."""
     for i in range(40):
         save(tmp_path / f"{i:02}.png", 5 * i)
-    scandir = os.scandir
+    scandir, decode = os.scandir, image_cache._decode
 
     def shuffled(path: Path) -> contextlib.nullcontext[list[os.DirEntry[str]]]:
         entries = sorted(scandir(path), key=lambda entry: entry.name[::-1])
         return contextlib.nullcontext(entries)
 
+    def slow_at_first(path: Path, channels: int, size: int) -> np.ndarray:
+        time.sleep(0.01 if path.name < "08" else 0)
+        return decode(path, channels, size)
+
     monkeypatch.setattr(os, "scandir", shuffled)
+    monkeypatch.setattr(image_cache, "_decode", slow_at_first)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     dataset = load_dataset("folder", tmp_path, 28)
     parts = [x[:, 0, 0, 0].tolist() for x in (dataset.train_images, dataset.test_images)]
     assert [len(part) for part in parts] == [36, 4]
