@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import data
 from data import Batches, class_index, labels_as_in, load_dataset
 from support.files import UNFINISHED
 from support.images import to_float, to_uint8
@@ -144,6 +145,16 @@ def test_hflip_mirrors_about_half() -> None:
     assert torch.equal(flipped[mirrored], plain[mirrored].flip(3))
     assert torch.equal(flipped[~mirrored], plain[~mirrored])
     assert torch.equal(flipped_labels, plain_labels), "the order does not depend on hflip"
+
+
+@pytest.mark.parametrize(("most", "place"), [(10**9, "meta"), (100, "cpu")])
+def test_only_a_small_set_lies_on_the_device(
+    most: int, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "KEEP_ON_DEVICE", most)
+    batches = Batches(*numbered(), 10, 0, "meta")  # a device that every machine has
+    assert batches.images.device.type == batches.labels.device.type == place
+    assert batches.device.type == "meta"
 
 
 @pytest.mark.parametrize("batch_size", [51, 0, -1])
