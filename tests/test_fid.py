@@ -724,9 +724,16 @@ def test_the_flag_goes_before_what_a_run_says(
         assert (found, args.image_size) == expected
 
 
-def test_large_images_go_a_few_at_a_time() -> None:
-    at_once = support.image_sets.at_once
-    assert [at_once(n, 100) for n in (784, 1 << 22, 1 << 24, 1 << 26)] == [100, 4, 1, 1]
+def test_large_images_go_a_few_at_a_time(command: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = argparse.Namespace(batch_size=10)
+    for most, count in ((10**9, 10), (4 * 784, 4), (783, 1)):
+        monkeypatch.setattr(support.image_sets, "LARGE_PIXELS", most)
+        for source in ("real.npz", "colour.npz", "real"):
+            if source == "real" and most < 784:
+                continue  # a file of so many pixels is refused
+            batches = list(support.image_sets.image_batches(source, args))
+            assert [len(x) for x in batches[:-1]] == [count] * (24 // count), source
+            assert sum(map(len, batches)) == 25
 
 
 def test_float32_is_not_tf32() -> None:

@@ -335,13 +335,17 @@ def test_images_are_upright_on_white_and_cropped_to_the_centre(tmp_path: Path) -
     Image.fromarray(np.full((9, 9), 0x8000, np.uint16)).save(train / "3-deep.png")
     save(train / "4-palette.gif", 3, "P")
     save(test / "0.png")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 70, 3), np.uint8))
+    noise.save(train / "5-noise.png")
     images = load_dataset("folder", tmp_path, 28).train_images
     # clockwise by 90 degrees, the left half comes to lie on top
     assert images[0, 0, 3, 14] > 250 and images[0, 0, 25, 14] < 5
     assert images[1].unique().tolist() == [255]
     assert images[2, :, 14, 5].tolist() == images[2, :, 14, 22].tolist() == [0, 255, 0]
     assert images[3].unique().tolist() == [128]
-    assert len(images) == 5
+    shrunk = np.asarray(noise.resize((28, 28), Image.Resampling.LANCZOS))
+    assert np.array_equal(images[5].permute(1, 2, 0), shrunk)
+    assert len(images) == 6
 
 
 def test_large_jpeg_is_close_to_its_full_decoding(tmp_path: Path) -> None:
