@@ -594,7 +594,13 @@ def test_command(
     training.classifier.main([*data, "--save_path", str(few), "--seed", "5", "--epochs", "7"])
     ((dataset, *rest),) = asked
     assert rest[:2] == [7, 5] and dataset.image_size == 28
-    assert load_classifier(few).name.startswith("folder classifier ")
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            training.classifier, "load_dataset", lambda *_: replace(dataset, name="mnist")
+        )
+        patch.setattr(training.classifier, "PRETRAINED", tmp_path)
+        training.classifier.main(["--dataset", "mnist", "--device", "cpu"])
+    assert load_classifier(tmp_path / "classifier-mnist.pt").name.startswith("mnist classifier ")
     assert "--save_path" in refusal(training.classifier.main, data, capsys)
     data += ["--save_path", str(tmp_path / "another.pt")]
     for argv, says in (

@@ -718,10 +718,10 @@ def test_the_flag_goes_before_what_a_run_says(
         answer([*argv, *size], capsys)
         assert asked.pop() == (*expected, torch.device("cpu"), "weights")
     torch.save(content | {"dataset": "folder"}, other)
-    for sources, expected in (["run", other], ("fashion_mnist", None)), ([other], ("folder", 28)):
+    for sources, says in (["run", other], ("fashion_mnist", None)), ([other], ("folder", 28)):
         args = argparse.Namespace(image_size=None, classes=None)
         found = support.image_sets.infer_dataset(sources, args)
-        assert (found, args.image_size) == expected
+        assert (found, args.image_size) == says
 
 
 def test_large_images_go_a_few_at_a_time(command: Path, monkeypatch: pytest.MonkeyPatch) -> None:
