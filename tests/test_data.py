@@ -2,14 +2,19 @@
 
 from support.command import InputError
 
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+import data
 from data import Batches, class_index, labels_as_in, load_dataset
+from support.files import UNFINISHED
 from support.images import to_float, to_uint8
-from tests.stand_ins import write_idx
+from tests.stand_ins import write_cifar, write_idx
 
 pytestmark = pytest.mark.usefixtures("offline")
 
@@ -18,6 +23,7 @@ def test_classes_are_kept_and_relabelled_in_order(tmp_path: Path) -> None:
     write_idx(tmp_path, "fashion_mnist")
     dataset = load_dataset("fashion_mnist", tmp_path, classes="bag, TROUSER,8,3")
     assert dataset.classes == ("Trouser", "Dress", "Bag")
+    assert dataset.all_classes[3] == "Dress" and len(dataset.all_classes) == 10
     assert dataset.test_labels.tolist() == [0, 1, 2, 0, 1, 2]
     whole = load_dataset("fashion_mnist", tmp_path)
     assert torch.equal(dataset.test_images, whole.test_images[[1, 3, 8, 11, 13, 18]])
@@ -30,9 +36,31 @@ def test_image_size_resizes_and_keeps_the_mean(tmp_path: Path) -> None:
     native, large = load_dataset("mnist", tmp_path), load_dataset("mnist", tmp_path, 64)
     assert large.train_images.shape == (40, 1, 64, 64) and large.train_images.dtype == torch.uint8
     assert large.image_size == 64
+    floats = F.interpolate(native.train_images.float(), (64, 64), mode="bilinear", antialias=True)
+    assert torch.equal(large.train_images, floats.round().to(torch.uint8))
     assert abs(large.train_images.float().mean() - native.train_images.float().mean()) < 1
     with pytest.raises(InputError, match="--image_size 30.*28, 32, 64, 128"):
         load_dataset("mnist", tmp_path, 30)
+
+
+def test_shrunk_images_are_means(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = np.zeros((5, 3, 32, 32), np.uint8)
+    batch[..., ::2] = 200
+    content = {"data": batch.reshape(5, 3072), "labels": [0] * 5}
+    write_cifar(tmp_path / "cifar-10-batches-py", monkeypatch, content)
+    images = load_dataset("cifar10", tmp_path, 28).train_images[:5]
+    expected = F.interpolate(torch.from_numpy(batch).float(), 28, mode="bilinear", antialias=True)
+    assert torch.equal(images, expected.round().to(torch.uint8)) and images.shape[2:] == (28, 28)
+
+
+def test_what_a_killed_download_left_is_removed(tmp_path: Path) -> None:
+    """In the set's own folder as well."""
+    for folder in (tmp_path, tmp_path / "mnist"):
+        write_idx(folder)
+        (folder / f".x{UNFINISHED}").touch()
+        os.utime(folder / f".x{UNFINISHED}", (1e9, 1e9))
+    load_dataset("mnist", tmp_path)
+    assert list(tmp_path.rglob(f"*{UNFINISHED}")) == []
 
 
 def test_unknown_data_set_lists_the_known() -> None:
@@ -51,6 +79,10 @@ def test_class_index() -> None:
             class_index(("b", "a"), wrong)
     with pytest.raises(InputError, match="no classes"):
         class_index((), "0")
+    # Of a part of the classes: numbers are those of the whole data set.
+    assert class_index(("b", "c"), 2, all_classes=("a", "b", "c")) == 1
+    with pytest.raises(InputError, match="1 b, 2 c"):
+        class_index(("b", "c"), 0, all_classes=("a", "b", "c"))
 
 
 # ---- batches ----
@@ -113,6 +145,16 @@ def test_hflip_mirrors_about_half() -> None:
     assert torch.equal(flipped[mirrored], plain[mirrored].flip(3))
     assert torch.equal(flipped[~mirrored], plain[~mirrored])
     assert torch.equal(flipped_labels, plain_labels), "the order does not depend on hflip"
+
+
+@pytest.mark.parametrize(("most", "place"), [(10**9, "meta"), (100, "cpu")])
+def test_only_a_small_set_lies_on_the_device(
+    most: int, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "KEEP_ON_DEVICE", most)
+    batches = Batches(*numbered(), 10, 0, "meta")  # a device that every machine has
+    assert batches.images.device.type == batches.labels.device.type == place
+    assert batches.device.type == "meta"
 
 
 @pytest.mark.parametrize("batch_size", [51, 0, -1])

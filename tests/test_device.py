@@ -43,6 +43,10 @@ def test_a_numbered_gpu_becomes_the_current_one(monkeypatch: pytest.MonkeyPatch)
     for name in ("cpu", "cuda", "cuda:1"):
         pick_device(name)
     assert chosen == [torch.device("cuda:1")]
+    monkeypatch.setattr(support.device, "processes", lambda: 8)
+    monkeypatch.setenv("RANK", "6")  # of torchrun's processes each takes its own on this machine
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert pick_device("cuda") == chosen.pop() == torch.device("cuda:2")
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
@@ -58,12 +62,16 @@ def test_a_gpu_that_is_not_there_is_refused(name: str, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("kind", "native", "bf16"), [("cuda", True, True), ("cuda", False, False), ("mps", True, False)]
+    ("kind", "native", "bf16"),
+    [(k, n, n and k != "mps") for k in ("cuda", "cpu", "mps") for n in (True, False)],
 )
-def test_auto_precision_of_other_devices(
+def test_auto_precision(
     kind: str, native: bool, bf16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    # The processor has it where the GPU has not: neither is asked about the other.
+    other = native if kind != "cuda" else not native
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: other)
     asked = []
     monkeypatch.setattr(torch, "autocast", lambda *args, enabled: asked.append((*args, enabled)))
     for precision in ("auto", "bf16", "fp32"):

@@ -214,13 +214,27 @@ def test_only_what_is_missing_is_downloaded(
     asked = []
 
     def good(handler: http.server.BaseHTTPRequestHandler) -> None:
-        asked.append(handler.path)
+        asked.append((handler.path, handler.headers["User-Agent"]))
         mirror_good(handler)
 
+    def fails_at_labels(handler: http.server.BaseHTTPRequestHandler) -> None:
+        (mirror_refuses if "labels" in handler.path else good)(handler)
+
+    labels = [(f"/{file}.gz", "gan-scripts") for file in support.download.IDX_FILES[1::2]]
     monkeypatch.setattr(MNIST, "mirrors", [serve(good)])
-    (write_idx(tmp_path) / "t10k-labels-idx1-ubyte.gz").unlink()
-    load_dataset("mnist", tmp_path)
-    assert asked == ["/t10k-labels-idx1-ubyte.gz"]
+    (write_idx(tmp_path / "lacks one") / "t10k-labels-idx1-ubyte.gz").unlink()
+    load_dataset("mnist", tmp_path / "lacks one")
+    assert asked == labels[1:]
+    for file in (tmp_path / "lacks one").rglob("*.gz"):
+        file.unlink()
+    with pytest.raises(InputError, match="mnist is not in"):
+        load_dataset("mnist", tmp_path / "lacks one", fetch=False)
+    assert asked == labels[1:]
+    # What one mirror gave is not asked of the next.
+    monkeypatch.setattr(MNIST, "mirrors", [serve(fails_at_labels), serve(good)])
+    load_dataset("mnist", tmp_path / "lacks all")
+    names = [path for path, _ in asked[1:]]
+    assert sorted(names) == sorted(f"/{file}.gz" for file in support.download.IDX_FILES)
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
@@ -264,9 +278,24 @@ def test_debian_package_is_unpacked(
     )
     dataset = load_dataset("fashion_mnist", tmp_path / "data")
     assert torch.equal(dataset.train_images, expected_images("fashion_mnist"))
-    assert len((tmp_path / "calls").read_text().splitlines()) == (1 if lists == "full" else 3)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == (1 if lists == "full" else 3)
+    for call in calls:  # as another user, apt may not enter the folder
+        assert "Acquire::http::Timeout=10 -o Acquire::Retries=0 -o APT::Sandbox::User=root" in call
     names = sorted(path.name for path in (tmp_path / "data/fashion_mnist").iterdir())
     assert names == sorted(f"{file}.gz" for file in support.download.IDX_FILES)
+
+
+@needs_dpkg
+def test_a_package_with_other_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_apt(tmp_path, monkeypatch, f"cp {build_package(tmp_path)} .")
+    digests = support.download.IDX_SHA256["fashion_mnist"]
+    monkeypatch.setitem(support.download.IDX_SHA256, "fashion_mnist", (*digests[:3], "another"))
+    with pytest.raises(InputError, match="the package .*t10k-labels.*wrong checksum"):
+        load_dataset("fashion_mnist", tmp_path / "data")
+    assert not (tmp_path / "data/fashion_mnist/t10k-labels-idx1-ubyte.gz").exists()
 
 
 @needs_dpkg
@@ -300,6 +329,25 @@ def test_cifar10_payload_is_refused_and_not_run(
     with pytest.raises(InputError, match="data_batch_1.*mkdir"):
         load_dataset("cifar10", tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"labels": [0, 1, 2, 3, 10]}, "a label that is none of 0 to 9"),
+        ({"labels": [0, 1, 2, 3]}, "reshape"),
+        ({"data": np.zeros((5, 3072), np.float32)}, "Cannot cast"),
+    ],
+)
+def test_cifar10_batches_that_are_none(
+    changes: dict, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = {"data": np.zeros((5, 3072), np.uint8), "labels": [0, 1, 2, 3, 9]}
+    write_cifar(tmp_path / "good" / CIFAR10.base_folder, monkeypatch, batch)
+    assert load_dataset("cifar10", tmp_path / "good").train_labels[:5].tolist() == batch["labels"]
+    write_cifar(tmp_path / "bad" / CIFAR10.base_folder, monkeypatch, batch | changes)
+    with pytest.raises(InputError, match=f"data_batch_1 is no CIFAR-10 batch .*{says}"):
+        load_dataset("cifar10", tmp_path / "bad")
 
 
 def test_cifar10_checksum_and_missing_batch(
@@ -352,8 +400,18 @@ def test_cifar10_archive(
         monkeypatch.setattr(CIFAR10, "url", address + CIFAR10.filename)
     else:
         target.mkdir()
+        (target / CIFAR10.filename).write_bytes(body[:-1] + b"x")
+        with pytest.raises(InputError, match="cifar-10-python.tar.gz is corrupt or cut short"):
+            load_dataset("cifar10", target)
+        assert [path.name for path in target.iterdir()] == [CIFAR10.filename]
         (target / CIFAR10.filename).write_bytes(body)
-    assert np.array_equal(load_dataset("cifar10", target).train_images[:5].numpy(), first)
+    fetch = downloaded  # what lies there is unpacked without
+    if downloaded:
+        with pytest.raises(InputError, match="cifar10 is not in"):
+            load_dataset("cifar10", target, fetch=False)
+        assert not target.exists()
+    dataset = load_dataset("cifar10", target, fetch=fetch)
+    assert np.array_equal(dataset.train_images[:5].numpy(), first)
     files = {path.name for path in (target / "cifar-10-batches-py").iterdir()}
     assert files == {*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"}
 

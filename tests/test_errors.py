@@ -25,7 +25,7 @@ import inception_score
 import support.features
 import support.image_sets
 from data import load_dataset
-from support.files import user_cache
+from support.files import load_tensors, save_tensors, user_cache
 from tests.conftest import command, folder_flags, refusal
 from tests.stand_ins import Payload, inflating, path_of_classifier, random_classifier, random_images
 from training.classifier import classifier_for
@@ -378,11 +378,25 @@ def test_too_little_memory(library: ModuleType, capsys: Capture) -> None:
     assert "not enough memory" in refusal(main, [], capsys)
 
 
-def test_an_error_of_several_lines_is_one_line(capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as end, exit_on_input_error():
-        raise InputError("first\nsecond")
-    assert end.value.code == 2
-    assert capsys.readouterr().err == "error: first second\n"
+def test_too_little_memory_of_a_gpu(capsys: Capture) -> None:
+    def main(argv: Sequence[str]) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    assert "not enough memory" in refusal(main, [], capsys)
+
+
+@pytest.mark.parametrize(
+    "value", [torch.zeros(1).expand(1 << 20), torch.zeros(3, device="meta")], ids=["few", "none"]
+)
+def test_tensors_without_their_memory(value: torch.Tensor, tmp_path: Path) -> None:
+    """However deep they lie: they would take it where they are used."""
+    good = {"rows": [(torch.zeros(2, 3).T, {"n": 1})]}
+    save_tensors(good, tmp_path / "a.pt")
+    assert load_tensors(tmp_path / "a.pt")["rows"][0][0].shape == (3, 2)
+    for content in ([value], (value,), {"rows": [({"x": value},)]}):
+        torch.save(content, tmp_path / "b.pt")
+        with pytest.raises(ValueError, match="without the memory"):
+            load_tensors(tmp_path / "b.pt")
 
 
 def test_an_input_error_is_one_line_and_code_2(capsys: Capture) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import cdcgan
 import dcgan
+import training.evaluation
 import training.run
 import vanilla_gan
 import wgan_gp
@@ -26,7 +27,7 @@ from inception_score import inception_score
 from support.checkpoints import read_checkpoint
 from support.features import ClassifierFeatures
 from tests.stand_ins import classifier_checkpoint, measured, random_images
-from training.evaluation import Evaluation
+from training.evaluation import Evaluation, real_statistics
 from training.record import Record
 
 CLASSES = ("bag", "coat", "shoe")  # the data set's
@@ -57,21 +58,25 @@ class Answers(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.seen: list[list[tuple[bool, int]]] = []  # dark or not, and the label
+        self.modes: list[bool] = []
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
         dark = images.mean(dim=(1, 2, 3)) < 0
-        self.seen.append(sorted(zip(dark.tolist(), labels.tolist(), strict=True)))
+        self.seen.append(list(zip(dark.tolist(), labels.tolist(), strict=True)))
+        self.modes.append(self.training)
         return torch.where(dark, 2.0, -1.0)
 
 
 @pytest.mark.parametrize(
     ("real_sign", "accuracies"), [(1, (0.375, 0.75)), (-1, (0.625, 0.25)), (0, ())]
 )
-def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float, ...]) -> None:
+def test_an_evaluation_of_known_answers(
+    real_sign: int, accuracies: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     images = random_images(8, 1, 28) // 8 + torch.tensor([200] * 5 + [0] * 3).view(8, 1, 1, 1)
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])  # half are bags, a quarter each of the others
-    train = random_images(8, 1, 28, seed=1)
-    dataset = Dataset("folder", train, labels, images.to(torch.uint8), labels, CLASSES)
+    train, of_train = random_images(8, 1, 28, seed=1), labels.flip(0) // 2
+    dataset = Dataset("folder", train, of_train, images.to(torch.uint8), labels, CLASSES)
     network = ByBrightness(classifier_checkpoint(classes=len(KNOWN)) | {"classes": list(KNOWN)})
     args = argparse.Namespace(eval_samples=40, seed=0, z_dim=4)
 
@@ -85,6 +90,7 @@ def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float,
     discriminator = Answers()
     found = evaluation(ByLabel(), discriminator)
     assert discriminator.training and next(iter(found)) == "fcd"
+    assert discriminator.modes == [False, False]
 
     # Coats and shoes are a quarter each and look so. Bags never do.
     assert found["class_share"] == 0.5
@@ -100,7 +106,16 @@ def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float,
     asked = evaluation.labels[:8]
     of_images = zip([False] * 5 + [True] * 3, labels.tolist(), strict=True)
     of_samples = zip((DRAWN[asked] == 0).tolist(), asked.tolist(), strict=True)
-    assert discriminator.seen == [sorted(of_images), sorted(of_samples)]
+    real, samples = discriminator.seen
+    in_order = list(of_images)
+    assert sorted(real) == sorted(in_order) and samples == list(of_samples)
+    assert real != in_order  # a folder's images, sorted by class, are mixed
+    with monkeypatch.context() as patch:  # a few: of the whole set, in any mode
+        patch.setattr(training.evaluation, "HELD_OUT", 4)
+        evaluation(ByLabel(), discriminator.eval())
+    assert not discriminator.training
+    few, few_samples = discriminator.seen[2:]
+    assert sorted(few) == sorted(in_order[i] for i in (0, 2, 4, 7)) and few_samples == samples[:4]
 
     drawn = (50.0 * DRAWN[evaluation.labels] + evaluation.z.mean(dim=1)).round().clamp(min=0)
     fake = drawn.to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 28, 28)
@@ -109,6 +124,28 @@ def test_an_evaluation_of_known_answers(real_sign: int, accuracies: tuple[float,
     logits = 20.0 * F.one_hot(DRAWN[evaluation.labels], len(KNOWN))
     assert found["classifier_score"] == pytest.approx(inception_score(logits)[0], rel=1e-6)
     assert found["classifier_score"] > 1.2
+
+    def z_of(seed: int) -> Tensor:
+        given = argparse.Namespace(eval_samples=40, seed=seed, z_dim=4)
+        return Evaluation(network, given, dataset, d_loss, g_loss, real_sign, True).z
+
+    assert torch.equal(z_of(0), evaluation.z) and not torch.equal(z_of(1), evaluation.z)
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_real_statistics_are_kept_for_the_same_images_and_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, other = random_images(9, 1, 28), random_images(9, 1, 28, seed=1)
+    network, changed = (ClassifierFeatures(classifier_checkpoint()) for _ in range(2))
+    next(changed.parameters()).mul_(2)
+    asked = [(images, network), (other, network), (images, changed)]
+    expected = [measured([x], through)[0].gaussian().mean for x, through in asked]
+    for (x, through), mean in zip(asked, expected, strict=True):
+        assert torch.equal(real_statistics(through, x).mean, mean)
+    monkeypatch.setattr(training.evaluation, "extract", None)  # a second time would fail
+    for (x, through), mean in zip(asked, expected, strict=True):
+        assert torch.equal(real_statistics(through, x).mean, mean)
 
 
 def test_rows_of_known_answers() -> None:
@@ -242,5 +279,6 @@ def test_means_over_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert support.processes.average(torch.tensor([1.0, -3.0])).tolist() == [3, -1]
     network = nn.Linear(2, 1)
     network.weight.grad, network.bias.grad = torch.tensor([[5.0, 6.0]]), torch.tensor([7.0])
-    support.processes.average_gradients(torch.optim.SGD(network.parameters()))
+    unused = nn.Parameter(torch.zeros(3))  # without a gradient
+    support.processes.average_gradients(torch.optim.SGD([unused, *network.parameters()]))
     assert network.weight.grad.tolist() == [[7, 8]] and network.bias.grad.tolist() == [9]

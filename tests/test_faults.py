@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ import cdcgan
 import data
 import fid
 import generate
+import support.files
 import training.plots
 import training.run
 import training.saving
@@ -266,6 +268,15 @@ def test_a_lock_ends_with_its_file(tmp_path: Path) -> None:
         locked(tmp_path / "absent")
 
 
+def test_a_drive_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(support.files.fcntl, "flock", refuse)
+    with locked(tmp_path) as file:
+        assert file.writable()
+
+
 # ---- kills, and what they leave ----
 
 
@@ -343,6 +354,9 @@ def test_a_user_without_a_home_has_a_cache_folder(monkeypatch: pytest.MonkeyPatc
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(data.Path, "home", lambda: Path("/home/me"))
+    assert user_cache() == Path("/home/me/.cache/gan-scripts")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(data.Path, "home", no_home)
     assert user_cache() == Path("/.cache/gan-scripts")
@@ -409,6 +423,85 @@ def test_every_command_prepares_itself_first(name: str) -> None:
     first = next(line for line in lines if line.startswith(("import ", "from ")))
     modules = "(command|processes)" if "gan" in name else "command"
     assert re.match(rf"from support\.{modules} import ", first)
+    if name != "support/processes":
+        end = "training_command" if "gan" in name else "exit_on_input_error"
+        assert lines[-3:] == ['if __name__ == "__main__":', f"    with {end}():", "        main()"]
+
+
+def test_what_counts_as_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "__main__", started)
+    for file in ("fid.py", "training/plots.py", "support/x.py", "tests/x.py", "../pytest.py"):
+        started.__file__ = str(ROOT / file)
+        ours = not file.startswith(("tests", ".."))
+        assert support.command.is_command() == ours, file
+    started.__file__ = str(ROOT / "fid.py")
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)  # python -i fid.py
+    assert not support.command.is_command()
+
+
+def test_a_command_leaves_ctrl_c_ignored_as_nohup_does() -> None:
+    code = (
+        "import signal, sys\n"
+        f"sys.modules['__main__'].__file__ = {str(ROOT / 'fid.py')!r}\n"
+        "signal.signal(signal.SIGINT, getattr(signal, sys.argv[1]))\n"
+        "import support.command\n"
+        "print(signal.getsignal(signal.SIGINT) is support.command.interrupted)\n"
+    )
+    for before, says in (("SIG_IGN", "False"), ("default_int_handler", "True")):
+        python = [sys.executable, "-c", code, before]
+        end = subprocess.run(python, cwd=ROOT, capture_output=True, text=True)
+        assert end.stdout == f"{says}\n", end.stderr
+
+
+def test_ctrl_c_while_a_command_works(capsys: Capture) -> None:
+    """An exception, so that unfinished files are removed; after the end, one word again."""
+    before = signal.signal(signal.SIGINT, support.command.interrupted)
+    try:
+        with pytest.raises(SystemExit) as end, exit_on_input_error():
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            signal.raise_signal(signal.SIGINT)
+        assert end.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+        assert signal.getsignal(signal.SIGINT) is support.command.interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_signals_of_a_run_are_noted_and_given_back() -> None:
+    """The second one ends a run at once, but none of torchrun's processes."""
+    both = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(which) for which in both]
+    for insist in (False, True):
+        ended = False
+        with support.command.OrderlyEnd(insist) as end:
+            assert not end.asked
+            signal.raise_signal(signal.SIGTERM)
+            assert end.asked
+            try:
+                signal.raise_signal(signal.SIGINT)
+            except KeyboardInterrupt:
+                ended = True
+        assert ended == insist
+        assert [signal.getsignal(which) for which in both] == before
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [
+        (errno.EPIPE, 141, ""),
+        (errno.ENOSPC, 2, "error: the output cannot be written (No space left on device)\n"),
+    ],
+)
+def test_an_output_that_fails(
+    number: int, code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    muted: list[int] = []
+    monkeypatch.setattr(support.command, "mute", lambda: muted.append(1))
+    with pytest.raises(SystemExit) as end, exit_on_input_error():
+        raise OSError(number, os.strerror(number))
+    assert (end.value.code, capsys.readouterr().err, muted) == (code, says, [1])
+    with pytest.raises(OSError), exit_on_input_error():  # a file's is a fault of ours
+        raise OSError(number, os.strerror(number), "file")
 
 
 def test_ctrl_c_while_libraries_are_imported() -> None:

@@ -6,10 +6,12 @@ weights, the same in each.
 
 from support.command import InputError
 
+import argparse
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,8 +21,9 @@ from torchvision.models import Inception3
 
 import support.features
 import training.classifier
-from data import Dataset, load_dataset
+from data import Batches, Dataset, load_dataset
 from support.features import (
+    Classifier,
     ClassifierFeatures,
     build_inception,
     load_classifier,
@@ -187,6 +190,7 @@ def test_bfloat16_is_close_and_comes_out_as_float32() -> None:
     expected = network(images)
     with torch.autocast("cpu", torch.bfloat16):
         found = network(images)
+    assert torch.equal(network(images)[0], expected[0])  # again in float32
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == torch.float32
         assert 1e-6 < relative(a, b) < 0.05
@@ -334,6 +338,17 @@ def test_classifier_sees_the_generators_range() -> None:
     assert relative(network(images)[1], logits) < 1e-5
 
 
+def test_images_of_another_size_are_made_to_fit() -> None:
+    """Antialiased, in either direction; an oblong image as well."""
+    network = random_classifier(1, 28)
+    for height, width in ((64, 64), (28, 40), (9, 28)):
+        images = random_images(2, 1, 64)[:, :, :height, :width]
+        x = F.interpolate((images.float() - 127.5) / 127.5, 28, mode="bilinear", antialias=True)
+        with torch.no_grad():
+            expected, _ = network.classifier(x)
+        assert relative(network(images)[0], expected) < 1e-5
+
+
 def test_what_is_no_classifier(tmp_path: Path) -> None:
     good = classifier_checkpoint()
     torch.save(good, tmp_path / "good.pt")
@@ -426,6 +441,11 @@ def test_a_folders_classifier_is_trained_once(
     assert path_of_classifier(fewer) != path  # other images, another classifier
     renamed = replace(shades, name="folder", train_images=shades.train_images.flip(0))
     assert path_of_classifier(renamed) != path  # the same images under others' names
+    for other in (
+        replace(shades, train_labels=shades.train_labels.flip(0)),
+        replace(shades, classes=shades.classes[::-1]),
+    ):
+        assert path_of_classifier(other) != path
     flat = Dataset("folder", *(shades.train_images, shades.train_labels) * 2, classes=())
     with pytest.raises(InputError, match="without classes"):
         classifier_for(flat, tmp_path, cpu)
@@ -435,13 +455,152 @@ def test_a_folders_classifier_is_trained_once(
     assert classifier_for(one, tmp_path, cpu).name.startswith("mnist classifier")
 
 
-def test_command(pictures: Path, tmp_path: Path, capsys: Capture) -> None:
+@pytest.mark.parametrize(
+    ("least", "images", "epochs"), [(300, 105, 300), (300, 1290, 30), (20, 105, 20), (3, 105, 10)]
+)
+def test_a_small_folders_classifier_gets_steps_enough(
+    least: int, images: int, epochs: int, shades: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def noted(*args: object) -> None:
+        asked.append(args)
+        raise InputError("enough")
+
+    monkeypatch.setattr(training.classifier, "LEAST_STEPS", least)
+    monkeypatch.setattr(training.classifier, "train_classifier", noted)
+    some = torch.arange(images) % len(shades.train_images)
+    dataset = replace(
+        shades, train_images=shades.train_images[some] + 1, train_labels=shades.train_labels[some]
+    )
+    with pytest.raises(InputError, match="enough"):
+        classifier_for(dataset, "shades", torch.device("cpu"))
+    assert asked == [(dataset, epochs, 0, torch.device("cpu"))]
+
+
+@pytest.mark.parametrize(
+    ("features", "name", "classes", "expected"),
+    [
+        ("inception", "mnist", CLASSES, "inception"),
+        ("classifier", "folder", CLASSES, "classifier"),
+        (None, "folder", CLASSES, "classifier"),
+        (None, "folder", CLASSES[:1], "inception"),
+        (None, "folder", (), "inception"),
+        (None, "mnist", CLASSES[:1], "classifier"),
+        ("none", "mnist", CLASSES, None),
+    ],
+)
+def test_the_network_that_a_run_asks_for(
+    features: str | None,
+    name: str,
+    classes: tuple[str, ...],
+    expected: str | None,
+    shades: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    found: dict[Any, Any] = {"inception": nn.Identity(), "classifier": nn.Identity(), None: None}
+    asked: list[tuple[object, ...]] = []
+
+    def stand_in(kind: str) -> Callable[..., nn.Module]:
+        def load(*args: object) -> nn.Module:
+            asked.append(args)
+            return found[kind]
+
+        return load
+
+    monkeypatch.setattr(training.classifier, "load_inception", stand_in("inception"))
+    monkeypatch.setattr(training.classifier, "classifier_for", stand_in("classifier"))
+    args = argparse.Namespace(features=features, inception_path="weights", data_dir="pictures")
+    dataset, cpu = replace(shades, name=name, classes=classes), torch.device("cpu")
+    network = training.classifier.feature_network(args, dataset, cpu)
+    assert network is found[expected]
+    given: dict[Any, Any] = {
+        "inception": [("weights",)],
+        "classifier": [(dataset, "pictures", cpu)],
+    }
+    assert asked == given.get(expected, [])
+    said = features is None and expected == "inception"
+    assert ("slow on a CPU" in capsys.readouterr().out) == said
+
+
+def test_the_steps_of_a_classifiers_training(
+    shades: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """One cycle of the rate over all steps; images shifted, and mirrored, but no digits."""
+    seen: list[Tensor] = []
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def noted(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(images)
+        features = images.mean((2, 3)).expand(-1, 128)  # its own take seconds
+        return features, network.linear(features)
+
+    def stepped(optimizer: torch.optim.SGD, *args: Any) -> None:
+        (group,) = optimizer.param_groups
+        assert group["nesterov"] and group["weight_decay"] == 5e-4
+        rates.append(group["lr"])
+        step(optimizer, *args)
+
+    monkeypatch.setattr(Classifier, "forward", noted)
+    monkeypatch.setattr(torch.optim.SGD, "step", stepped)
+    cpu, count = torch.device("cpu"), len(shades.train_images)
+    twice = replace(
+        shades,
+        train_images=shades.train_images.repeat(3, 1, 1, 1),
+        train_labels=shades.train_labels.repeat(3),
+    )
+    for name in ("mnist", "folder"):
+        train_classifier(replace(twice, name=name), 6, 3, cpu)
+        assert len(rates) == len(seen) == 12 and 3 * count // 128 == 2
+        assert max(rates) == pytest.approx(0.1, rel=0.05) and rates[-1] < 1e-4 < rates[0] < 0.01
+        shifts = set()
+        for number, images in enumerate(seen):
+            mirrored = name != "mnist"
+            batches = Batches(twice.train_images, twice.train_labels, 128, 3, cpu, mirrored)
+            given = batches[number][0]
+            (shift,) = [
+                (y, x)
+                for y in range(-2, 3)
+                for x in range(-2, 3)
+                if torch.equal(given.roll((y, x), (2, 3)), images)
+            ]
+            shifts.add(shift)
+        assert len(shifts) > 6
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[1] for line in lines] == [f"{i}/6" for i in range(1, 7)]
+        seen.clear()
+        rates.clear()
+
+
+def test_command(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     path = tmp_path / "classifier.pt"
     data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
     rest = ["--epochs", "1", "--label", "shades", "--save_path", str(path), "--device", "cpu"]
     training.classifier.main([*data, *rest])
     assert str(path) in capsys.readouterr().out
     assert load_classifier(path).name.startswith("shades classifier ")
+    train, asked = training.classifier.train_classifier, []
+
+    def noted(*args: Any) -> Classifier:
+        asked.append(args)
+        return train(args[0], 1, *args[2:])
+
+    monkeypatch.setattr(training.classifier, "train_classifier", noted)
+    few = tmp_path / "few.pt"
+    training.classifier.main([*data, "--save_path", str(few), "--seed", "5", "--epochs", "7"])
+    ((dataset, *rest),) = asked
+    assert rest[:2] == [7, 5] and dataset.image_size == 28
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            training.classifier, "load_dataset", lambda *_: replace(dataset, name="mnist")
+        )
+        patch.setattr(training.classifier, "PRETRAINED", tmp_path)
+        training.classifier.main(["--dataset", "mnist", "--device", "cpu"])
+    assert load_classifier(tmp_path / "classifier-mnist.pt").name.startswith("mnist classifier ")
     assert "--save_path" in refusal(training.classifier.main, data, capsys)
     data += ["--save_path", str(tmp_path / "another.pt")]
     for argv, says in (

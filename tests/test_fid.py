@@ -2,6 +2,7 @@
 
 from support.command import InputError, shown
 
+import argparse
 import dataclasses
 import gc
 import json
@@ -631,6 +632,8 @@ def test_samples_of_a_run(command: Path, capsys: Capture) -> None:
     found = answer(["real", "run", *size], capsys)
     assert (found["n_a"], found["n_b"], found["features"]) == (25, 33, STAND_IN)
     assert answer(["real", "run/last.pt", *size], capsys) == found
+    whole = answer(["real", "run", *size[:2]], capsys)  # in one batch
+    assert whole["fcd"] == pytest.approx(found["fcd"], rel=1e-4)
     assert answer(["real", "run", *size, "--seed", "1"], capsys)["fcd"] != found["fcd"]
 
 
@@ -653,6 +656,10 @@ def test_samples_have_the_classes_of_what_they_are_compared_with(
     for sources in (["fashion_mnist:test", "run"], ["run", "fashion_mnist:train"]):
         answer([*sources, *size], capsys)
         assert drawn.pop().bincount().tolist() == [15, 0, 0, 0, 5]
+    answer(["fashion_mnist:test", "run", *size, "--batch_size", "7"], capsys)
+    assert [len(part) for part in drawn] == [7, 7, 6]
+    assert torch.cat(drawn).tolist() == data.labels_as_in(labels, 20).tolist()
+    drawn.clear()
     dataset = dataclasses.replace(dataset, classes=("other", *classes[1:]))
     for other in ("real", "fashion_mnist:test"):  # nothing to go by
         answer([other, "run", *size], capsys)
@@ -684,6 +691,49 @@ def test_a_run_on_a_folder_is_measured_through_the_folders_classifier(
     # A run of another data set says nothing of the folder; --dataset alone means its classifier.
     ask[1:2], ask[-2:] = [str(tmp_path / "other")], ["--dataset", "folder"]
     assert "of 3 classes at 64 pixels" in refusal(fid.main, ask, capsys)
+
+
+def test_the_flag_goes_before_what_a_run_says(
+    command: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    """Of two runs the first says whose classifier it is."""
+    asked: list[tuple[Any, ...]] = []
+
+    def noted(*args: Any) -> ClassifierFeatures:
+        asked.append(args)
+        return random_classifier()
+
+    monkeypatch.setattr(support.image_sets, "load_features", noted)
+    other = str(tmp_path / "other.pt")
+    content = torch.load("run/last.pt", weights_only=True)
+    torch.save(content | {"dataset": "mnist"}, other)
+    size = ["--num_images", "3", "--inception_path", "weights"]
+    for argv, expected in (
+        ([other, "run"], ("classifier", "mnist")),
+        (["run", other], ("classifier", "fashion_mnist")),
+        (["run", other, "--dataset", "cifar10"], ("classifier", "cifar10")),
+        (["real", "real"], ("inception", None)),
+        (["run", "real", "--features", "inception"], ("inception", "fashion_mnist")),
+    ):
+        answer([*argv, *size], capsys)
+        assert asked.pop() == (*expected, torch.device("cpu"), "weights")
+    torch.save(content | {"dataset": "folder"}, other)
+    for sources, says in (["run", other], ("fashion_mnist", None)), ([other], ("folder", 28)):
+        args = argparse.Namespace(image_size=None, classes=None)
+        found = support.image_sets.infer_dataset(sources, args)
+        assert (found, args.image_size) == says
+
+
+def test_large_images_go_a_few_at_a_time(command: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    args = argparse.Namespace(batch_size=10)
+    for most, count in ((10**9, 10), (4 * 784, 4), (783, 1)):
+        monkeypatch.setattr(support.image_sets, "LARGE_PIXELS", most)
+        for source in ("real.npz", "colour.npz", "real"):
+            if source == "real" and most < 784:
+                continue  # a file of so many pixels is refused
+            batches = list(support.image_sets.image_batches(source, args))
+            assert [len(x) for x in batches[:-1]] == [count] * (24 // count), source
+            assert sum(map(len, batches)) == 25
 
 
 def test_float32_is_not_tf32() -> None:
@@ -718,7 +768,9 @@ def test_what_else_is_asked_for(command: Path, capsys: Capture) -> None:
     assert {name: found[name] for name in extra} == pytest.approx(expected, rel=1e-4)
     assert len(set(expected.values()) - {1}) == 3  # precision and coverage are 1, and alone so
     found = answer([*argv, "--kid", "--prdc"], capsys)
-    assert answer([*argv, "--kid"], capsys)["kid"] == found["kid"]
+    only = answer([*argv, "--kid"], capsys)
+    assert only["kid"] == found["kid"] and only.keys() == {*found} - extra | {"kid"}
+    assert answer([*argv, "--prdc"], capsys).keys() == {*found} - {"kid"}
     fid.main([*argv, "--kid", "--prdc", "--device", "cpu"])
     printed = capsys.readouterr().out
     for name in ("fcd", *extra):
@@ -733,12 +785,15 @@ def test_warnings(command: Path, capsys: Capture) -> None:
     fid.main(["real", "fake", *data])
     lines = capsys.readouterr().err
     assert "25 against 23 images" in lines and "fewer images than the 128 dimensions" in lines
-    for name in ("a", "b"):
-        np.savez(command / f"{name}.npz", mu=np.zeros(128), sigma=np.eye(128), n=1000)
+    for name, n in (("a", 1000), ("b", 1000), ("c", 128), ("d", 127)):
+        np.savez(command / f"{name}.npz", mu=np.zeros(128), sigma=np.eye(128), n=n)
     np.savez(command / "theirs.npz", mu=np.ones(128), sigma=np.eye(128))
     fid.main(["a.npz", "b.npz", *data])
     out, err = capsys.readouterr()
     assert err == "" and "1000 and 1000 images" in out
+    for name, warned in (("c", False), ("d", True)):
+        fid.main([f"{name}.npz", f"{name}.npz", *data])
+        assert ("fewer images" in capsys.readouterr().err) == warned
     fid.main(["a.npz", "theirs.npz", *data])  # pytorch-fid does not say of how many
     out, err = capsys.readouterr()
     assert "128.0000" in out and "unknown number" in out and "None" not in out + err
@@ -971,9 +1026,12 @@ def test_every_bad_array_is_named_at_once(tmp_path: Path, capsys: Capture) -> No
 def test_statistics_with_others_arrays_beside_them(tmp_path: Path) -> None:
     """Any type of number and byte order; what `n` and `features` mean elsewhere counts not."""
     mu, sigma = MU.astype(">f8"), SIGMA.astype(">f4")
+    sigma[0, 1] = 2e-3  # which by rounding need not be symmetric
     np.savez(tmp_path / "s.npz", mu=mu, sigma=sigma, n=-3, features=COLOUR, labels=np.arange(25))
     loaded = load_statistics(tmp_path / "s.npz", "test")
-    assert loaded.n is None and torch.equal(loaded.cov, torch.eye(128).double())
+    expected = torch.eye(128).double()
+    expected[0, 1] = expected[1, 0] = 1e-3
+    assert loaded.n is None and torch.allclose(loaded.cov, expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", BAD_STATISTICS)

@@ -2,12 +2,14 @@
 
 from support.command import InputError
 
+import contextlib
 import io
 import os
 import shutil
 import struct
 import sys
 import tarfile
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +185,40 @@ def test_one_colour_image_makes_three_channels(tmp_path: Path) -> None:
     assert pixels == [[100] * 3] * 3 + [[255, 0, 0]]
 
 
+def test_grey_images_of_every_mode_make_one_channel(tmp_path: Path) -> None:
+    for mode in ("1", "L", "LA"):
+        save(tmp_path / f"{mode}.PNG", mode=mode, colour=(255, 255) if mode == "LA" else 255)
+    dataset = load_dataset("folder", tmp_path, 28)
+    assert dataset.channels == 1 and len(dataset.train_images) == 2
+    assert dataset.train_images.unique().tolist() == [255]
+
+
+def test_images_are_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever the system lists, or a thread decodes, first; in both parts of a split folder."""
+    for i in range(40):
+        save(tmp_path / f"{i:02}.png", 5 * i)
+    scandir, decode = os.scandir, image_cache._decode
+
+    def shuffled(path: Path) -> contextlib.nullcontext[list[os.DirEntry[str]]]:
+        entries = sorted(scandir(path), key=lambda entry: entry.name[::-1])
+        return contextlib.nullcontext(entries)
+
+    def slow_at_first(path: Path, channels: int, size: int) -> np.ndarray:
+        time.sleep(0.01 if path.name < "08" else 0)
+        return decode(path, channels, size)
+
+    monkeypatch.setattr(os, "scandir", shuffled)
+    monkeypatch.setattr(image_cache, "_decode", slow_at_first)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    dataset = load_dataset("folder", tmp_path, 28)
+    parts = [x[:, 0, 0, 0].tolist() for x in (dataset.train_images, dataset.test_images)]
+    assert [len(part) for part in parts] == [36, 4]
+    assert sorted(parts[0] + parts[1]) == list(range(0, 200, 5))
+    assert parts == [sorted(part) for part in parts]
+
+
 def test_class_folders(tmp_path: Path) -> None:
     for i in range(10):
         save(tmp_path / "dog" / f"{i}.png", 10)
@@ -197,7 +233,7 @@ def test_class_folders(tmp_path: Path) -> None:
     ):
         assert torch.equal(30 - 10 * labels, images[:, 0, 0, 0].long())
     some = load_dataset("folder", tmp_path, 32, classes="dog,0")
-    assert some.classes == ("ant", "dog")
+    assert (some.classes, some.all_classes) == (("ant", "dog"), ("ant", "cat", "dog"))
     assert len(some.train_images) + len(some.test_images) == 20
     assert torch.equal(30 - 20 * some.train_labels, some.train_images[:, 0, 0, 0].long())
     with pytest.raises(InputError, match="'cow'.*0 ant, 1 cat, 2 dog"):
@@ -299,13 +335,17 @@ def test_images_are_upright_on_white_and_cropped_to_the_centre(tmp_path: Path) -
     Image.fromarray(np.full((9, 9), 0x8000, np.uint16)).save(train / "3-deep.png")
     save(train / "4-palette.gif", 3, "P")
     save(test / "0.png")
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 70, 3), np.uint8))
+    noise.save(train / "5-noise.png")
     images = load_dataset("folder", tmp_path, 28).train_images
     # clockwise by 90 degrees, the left half comes to lie on top
     assert images[0, 0, 3, 14] > 250 and images[0, 0, 25, 14] < 5
     assert images[1].unique().tolist() == [255]
     assert images[2, :, 14, 5].tolist() == images[2, :, 14, 22].tolist() == [0, 255, 0]
     assert images[3].unique().tolist() == [128]
-    assert len(images) == 5
+    shrunk = np.asarray(noise.resize((28, 28), Image.Resampling.LANCZOS))
+    assert np.array_equal(images[5].permute(1, 2, 0), shrunk)
+    assert len(images) == 6
 
 
 def test_large_jpeg_is_close_to_its_full_decoding(tmp_path: Path) -> None:
@@ -355,6 +395,15 @@ def test_cache_is_used_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         file.write_bytes(file.read_bytes()[:-1])
     load_dataset("folder", images, 28)
     assert len(decoded) == 27, "a cache file that is cut is made again"
+    with monkeypatch.context() as patch:
+        patch.setattr(image_cache, "CACHE_VERSION", 10**6)
+        load_dataset("folder", images, 28)
+    assert len(decoded) == 33, "another version decodes in another way"
+    whole = load_dataset("folder", images, 28).train_images.clone()
+    for array in (np.zeros((6, 1, 28, 27), np.uint8), np.zeros((5, 1, 28, 28), np.uint8)):
+        (file,) = cache.glob(f"images-{image_cache._digest(str(images), 28)}-*")
+        np.save(file, array)
+        assert torch.equal(load_dataset("folder", images, 28).train_images, whole)
     assert sorted(path.suffix for path in images.rglob("*")) == [".png"] * 6
 
 
@@ -528,10 +577,16 @@ def test_decompression_bomb_is_an_error(tmp_path: Path, size: tuple[int, int]) -
 
 
 def test_large_pictures_are_decoded_as_well(tmp_path: Path) -> None:
-    flat(tmp_path, 2)
-    save(tmp_path / "large.png", size=(4200, 4000))
-    images = load_dataset("folder", tmp_path, 28).train_images
-    assert images.shape == (2, 1, 28, 28) and images.unique().tolist() == [100]
+    """As their smaller copies are, but by the metrics, which would keep all their pixels."""
+    for name, side in (("train", 4100), ("test", 410)):
+        ramp = np.tile(np.linspace(0, 255, side).astype(np.uint8), (side, 1))
+        (tmp_path / name).mkdir()
+        Image.fromarray(ramp).save(tmp_path / name / "ramp.png", compress_level=1)
+    dataset = load_dataset("folder", tmp_path, 28)
+    difference = dataset.train_images.float() - dataset.test_images.float()
+    assert dataset.train_images.shape == (1, 1, 28, 28) and difference.abs().max() <= 2
+    with pytest.raises(InputError, match=r"ramp.png is too large \(4100 x 4100 pixels, more than"):
+        next(support.image_sets.folder_images(tmp_path / "train", 2))
 
 
 def test_missing_empty_and_single(tmp_path: Path) -> None:

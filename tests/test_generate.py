@@ -4,6 +4,7 @@ from support.command import InputError
 
 import re
 import unicodedata
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -237,6 +238,8 @@ def test_an_exported_generator_has_the_scores_of_the_last_evaluation(
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:
     draw(trained, "--num_images", "7", "--seed", "4", "--save_path", str(tmp_path / "seven.npz"))
+    with zipfile.ZipFile(tmp_path / "seven.npz") as archive:
+        assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_DEFLATED}
     with np.load(tmp_path / "seven.npz", allow_pickle=False) as arrays:
         assert arrays["images"].shape == (7, 28, 28) and arrays["images"].dtype == np.uint8
         assert arrays["labels"].dtype == np.int64

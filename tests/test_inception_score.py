@@ -10,10 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import cdcgan
 import inception_score as script
 import support.features
+import support.image_sets
 from generate import save_npz
 from inception_score import inception_score
+from support.sampling import sample
 from tests.conftest import refusal
 from tests.stand_ins import (
     classifier_checkpoint,
@@ -162,6 +165,30 @@ def test_command(command: Path, capsys: Capture) -> None:
     mean, std = inception_score(random_classifier()(random_images(40, 1, 28))[1], splits=3)
     assert (found["mean"], found["std"]) == pytest.approx((mean, std), rel=1e-4)
     assert found["splits"] == 3
+
+
+def test_samples_of_a_run(command: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """There is nothing to compare them with: each class is drawn as often."""
+    drawn: list[Tensor] = []
+
+    def noted(generator: torch.nn.Module, z: Tensor, labels: Tensor) -> Tensor:
+        drawn.append(labels)
+        return sample(generator, z, labels)
+
+    generator_args = dict(z_dim=8, ngf=4, channels=1, image_size=28, num_classes=10)
+    checkpoint = {
+        "script": "cdcgan",
+        "dataset": "mnist",
+        "classes": [str(i) for i in range(10)],
+        "generator_args": generator_args,
+        "step": 1,
+        "ema": cdcgan.Generator(**generator_args).state_dict(),
+    }
+    torch.save(checkpoint, command / "run.pt")
+    monkeypatch.setattr(support.image_sets, "sample", noted)
+    script.main(["run.pt", "--num_images", "40", "--json", "--device", "cpu"])
+    assert json.loads(capsys.readouterr().out)["n"] == 40
+    assert torch.cat(drawn).bincount().tolist() == [4] * 10
 
 
 def test_command_through_inception(command: Path, inception_weights: Path, capsys: Capture) -> None:

@@ -26,9 +26,11 @@ if __name__ == "__main__":
 import support.processes
 from support.command import InputError
 from support.processes import (
+    any_process,
     average,
     first_only,
     from_first,
+    local_rank_zero_first,
     local_rows,
     local_slice,
     process_group,
@@ -41,7 +43,7 @@ import training.run
 import training.start
 import vanilla_gan
 import wgan_gp
-from data import Batches
+from data import Batches, load_dataset
 from support.checkpoints import read_checkpoint
 from tests.conftest import RANDOM, ROOT, TINY, assert_same_run, make_pictures
 
@@ -365,6 +367,81 @@ def test_a_run_averages_what_every_process_has(
     again = f"torchrun --standalone --nproc_per_node=2 cdcgan.py --resume {folder}"
     assert support.processes.go_on.endswith(again)
     assert json.loads((folder / "config.json").read_text())["processes"] == 2
+
+
+class Peer:
+    """What torch.distributed does where this process is `rank` of two, and the other is played."""
+
+    def __init__(self, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[str] = []
+        monkeypatch.setattr("support.processes.started", lambda: True)
+        monkeypatch.setattr("support.processes.processes", lambda: 2)
+        monkeypatch.setattr("support.processes.rank", lambda: rank)
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        monkeypatch.setattr(dist, "all_reduce", lambda votes: self.calls.append("votes"))
+        monkeypatch.setattr(dist, "broadcast", lambda batch, src: batch.copy_(torch.arange(6.0)))
+        monkeypatch.setattr(dist, "broadcast_object_list", self.broadcast)
+        self.rank = rank
+
+    def broadcast(self, objects: list[Any], src: int, device: torch.device) -> None:
+        assert src == 0 and objects == [None if self.rank else "mine", None]
+        objects[0] = "the first's"
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_two_processes_share(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Peer(rank, monkeypatch)
+    assert local_slice(torch.zeros(6)).tolist() == [[0, 1, 2], [3, 4, 5]][rank]
+    assert from_first(lambda: "mine") == "the first's"
+    with local_rank_zero_first():
+        peer.calls.append("work")
+    assert peer.calls == (["votes", "work"] if rank else ["work", "votes"])
+    with pytest.raises(InputError, match="unknown data set"):
+        load_dataset("imagenet")
+    assert len(peer.calls) == 2 + rank  # the others wait for the first before they look
+    monkeypatch.setattr(dist, "all_reduce", lambda votes: None)
+    assert any_process(True) and not any_process(False)
+    monkeypatch.setattr(dist, "all_reduce", lambda votes: votes.add_(1))  # of the other
+    assert any_process(True) and any_process(False)
+
+    def die(values: Tensor) -> None:
+        raise RuntimeError("[/gloo/pair.cc:534] Connection closed by peer. See the manual.")
+
+    monkeypatch.setattr(dist, "all_reduce", die)
+    monkeypatch.setattr("support.processes.go_on", "; to go on: x")
+    says = r"process of this run has died \(Connection closed by peer\); to go on: x$"
+    for talk in (lambda: average(torch.zeros(2)), lambda: any_process(True)):
+        with pytest.raises(InputError, match=says):
+            talk()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_says_why_all_end(
+    rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whichever meets bad input first; what all meet, as bad flags, the first prints."""
+    store = dist.HashStore()
+    joined: list[dict[str, Any]] = []
+    handled: list[tuple[object, ...]] = []
+    monkeypatch.setattr(dist, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, timeout: iter([(store, rank, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **options: joined.append(options))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: joined.append({}))
+    monkeypatch.setattr(signal, "signal", lambda *given: handled.append(given))
+    with process_group():
+        print("a line")
+        print("a warning", file=sys.stderr)
+    assert capsys.readouterr() == (("a line\n", "a warning\n") if rank == 0 else ("", ""))
+    assert (joined[0]["rank"], joined[0]["world_size"], joined[1]) == (rank, 2, {})
+    for expected in (InputError, SystemExit):  # the second one is silent
+        with pytest.raises(expected), process_group():
+            raise InputError("no such folder")
+        assert handled.pop() == (signal.SIGTERM, signal.SIG_IGN)  # until it is said
+    if rank == 1:
+        store.set("said", "")  # or it would wait for the first
+    with pytest.raises(SystemExit) as end, process_group():
+        raise SystemExit(2)
+    assert end.value.code == 2 and store.check(["said"])
 
 
 @pytest.mark.parametrize("hflip", [False, True])
