@@ -12,7 +12,7 @@ import cdcgan
 from cdcgan import (
     Discriminator,
     Generator,
-    decay_rates,
+    decay_lr,
     discriminator_loss,
     feature_matching_loss,
     generator_loss,
@@ -213,10 +213,10 @@ def test_rates_fall_to_zero_over_the_last_share() -> None:
     pairs = (nn.Linear(1, 1), 0.4), (nn.Linear(1, 1), 0.8)
     optimisers = [torch.optim.Adam(layer.parameters(), rate) for layer, rate in pairs]
     for done, factor in ((0.0, 1.0), (0.75, 1.0), (0.8, 0.8), (0.9, 0.4), (1.0, 0.0), (0.5, 1.0)):
-        decay_rates(done, 0.25, *optimisers)
+        decay_lr(done, 0.25, *optimisers)
         rates = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
         assert rates == pytest.approx([0.4 * factor, 0.8 * factor])
-    decay_rates(1.0, 0.0, *optimisers)
+    decay_lr(1.0, 0.0, *optimisers)
     assert [optimiser.param_groups[0]["lr"] for optimiser in optimisers] == [0.4, 0.8]
 
 

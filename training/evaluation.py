@@ -81,7 +81,7 @@ class Evaluation:
         return metrics | self.held_out(images, discriminator)
 
     def held_out(self, fake: Tensor, discriminator: nn.Module) -> dict[str, float]:
-        """D's accuracy and both losses on HELD_OUT test images and as many of the samples."""
+        """Return D's accuracy and both losses on HELD_OUT test images and as many samples."""
         was_training = discriminator.training
         discriminator.eval()
 
@@ -91,15 +91,17 @@ class Evaluation:
                 x = to_float(x.to(self.device)).to(memory_format=torch.channels_last)
                 given = () if self.labels is None else (y.to(self.device),)
                 parts.append(discriminator(x, *given))
-            return torch.cat(parts)
+            return torch.cat(parts) * (self.real_sign or 1)  # positive: real
 
         real, real_labels = self.dataset.test_images, self.dataset.test_labels
         fake_labels = torch.zeros(len(fake)) if self.labels is None else self.labels
         number = min(HELD_OUT, len(fake), len(real))
-        # A folder's images are sorted by class: from all of it, and mixed, for batch norm's sake.
-        spread = torch.linspace(0, len(real) - 1, number).long()
-        spread = spread[torch.randperm(number, generator=torch.Generator().manual_seed(0))]
-        real_logits = logits(real[spread], real_labels[spread])
+        # The images of a folder are sorted by class. Take images of all classes in random order,
+        # because otherwise each batch, and with it batch norm, would see a single class.
+        test_indices = torch.linspace(0, len(real) - 1, number).long()
+        order = torch.randperm(number, generator=torch.Generator().manual_seed(0))
+        test_indices = test_indices[order]
+        real_logits = logits(real[test_indices], real_labels[test_indices])
         fake_logits = logits(fake[:number], fake_labels[:number])
         discriminator.train(was_training)
         metrics = {
@@ -107,10 +109,8 @@ class Evaluation:
             "test_g_loss": self.g_loss(fake_logits).item(),
         }
         if self.real_sign:
-            right = real_logits * self.real_sign > 0, fake_logits * self.real_sign < 0
-            metrics["d_accuracy_real"], metrics["d_accuracy_fake"] = (
-                answers.float().mean().item() for answers in right
-            )
+            metrics["d_accuracy_real"] = (real_logits > 0).float().mean().item()
+            metrics["d_accuracy_fake"] = (fake_logits < 0).float().mean().item()
         return metrics
 
 

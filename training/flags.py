@@ -1,9 +1,9 @@
-"""The flags that every run has, and how a script adds its own.
+"""The flags of every run, and how a script adds its own.
 
-    parser = argument_parser(__file__, __doc__)         # a script adds its hyperparameters ...
-    args = parse_args(parser, argv)                     # ... and this the rest, and parses
+    parser = argument_parser(__file__, __doc__)     # the script adds its hyperparameters,
+    args = parse_run_args(parser, argv)             # then this adds the other flags, and parses
 
---config FILE starts from the arguments of another run, --resume DIR goes on with a stopped one.
+--config FILE starts from the arguments of another run. --resume DIR continues a stopped run.
 """
 
 from support.command import InputError
@@ -11,12 +11,11 @@ from support.processes import from_first
 
 import argparse
 import json
-import math
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,35 +25,21 @@ from support.features import FEATURES
 from support.files import run_folder
 from support.images import IMAGE_SIZES
 
-SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # of a yes/no flag
-# What a resumed run may change.
-MAY_DIFFER = {"device", "data_dir", "inception_path", "max_steps", "resume"}
-MAY_DIFFER |= {"sample_every", "eval_every"}
-NO_HYPERPARAMETERS = MAY_DIFFER | {"out_dir", "name", "config"}
-
-
-def number(interval: str, kind: type = float) -> Callable[[str], Any]:
-    """An argparse type: a number in an interval written as in mathematics, say "[0, 1)"."""
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        above = value >= low if interval[0] == "[" else value > low
-        below = value <= high if interval[-1] == "]" else value < high
-        if not (above and below):  # a NaN is neither
-            noun = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {noun} in {interval}")
-        return value
-
-    return parse
-
-
-COUNT = number("[1, 1e9]", int)
-RATE, SHARE = number("(0, 1]"), number("[0, 1)")
-WIDTH = number("[1, 4096]", int)  # of z and of layers
+SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # for a yes/no flag
+# The values that each number may have, as intervals of mathematics. "(0" leaves out 0.
+WIDTH, COUNT, FRACTION = "[1, 4096]", "[1, 1e9]", "[0, 1)"
+RANGES = {
+    **dict.fromkeys(("z_dim", "ngf", "ndf"), WIDTH),
+    **dict.fromkeys(("epochs", "batch_size", "d_steps", "n_critic"), COUNT),
+    **dict.fromkeys(("max_steps", "sample_every", "eval_every"), COUNT),
+    **dict.fromkeys(("lr_g", "lr_d", "weight_clip"), "(0, 1]"),
+    **dict.fromkeys(("dropout", "beta1", "beta2", "ema", "lr_decay"), FRACTION),
+    **{"label_smoothing": "[0, 0.5]", "label_noise": "[0, 1]", "lambda_gp": "[0, 1e6]"},
+    **{"seed": "[0, 4294967295]", "eval_samples": "[10, 1e7]"},
+}
+CHANGEABLE_ON_RESUME = {"device", "data_dir", "inception_path", "max_steps", "resume"}
+CHANGEABLE_ON_RESUME |= {"sample_every", "eval_every"}
+NO_HYPERPARAMETERS = CHANGEABLE_ON_RESUME | {"out_dir", "name", "config"}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
@@ -76,43 +61,75 @@ def argument_parser(script: str, description: str | None) -> argparse.ArgumentPa
     )
 
 
-def parse_args(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a script's flags and those that every run has; --config and --resume give defaults."""
-    add = parser.add_argument_group("data").add_argument
-    add("--dataset", choices=DATASETS, default="fashion_mnist", help="what to learn")
-    add("--data_dir", default="data", help="where it is or goes; the pictures of --dataset folder")
-    add("--image_size", type=int, choices=IMAGE_SIZES, help="resize to this many pixels a side")
-    add("--classes", help="keep these classes only, by name or number: a,b,c")
-    add("--hflip", **SWITCH, help="mirror images left to right at random")
-    add = parser.add_argument_group("run").add_argument
-    add("--out_dir", default="runs", help="where run folders go")
-    add("--name", help="the run folder's name; if not given: script, data set, time")
-    add("--resume", metavar="RUN_DIR", help="go on with a stopped run; its flags are kept")
-    add("--config", metavar="FILE", help="a run's config.json: its arguments become the defaults")
-    add("--seed", type=number("[0, 4294967295]", int), default=0, help="seed of everything random")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    help_precision = "auto: bfloat16 autocast where the device computes it natively, else float32"
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=help_precision)
-    add("--max_steps", type=COUNT, help="stop after this many generator updates in all")
-    help_every = "epochs from one sample picture to the next; if not given: 1, in long runs more"
-    add("--sample_every", type=COUNT, help=help_every)
-    add("--eval_every", type=COUNT, default=1, help="epochs from one evaluation to the next")
-    help_samples = "samples that an evaluation compares with the test images"
-    add("--eval_samples", type=number("[10, 1e7]", int), default=10_000, help=help_samples)
-    help_features = (
-        "what evaluation looks through; if not given: classifier (inception, if classes lack)"
+def in_range(value: float, interval: str) -> bool:
+    """Return whether `value` lies in an interval such as "[0, 1)". NaN lies in none."""
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    return above and (value <= high if interval[-1] == "]" else value < high)
+
+
+def parse_checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse `argv`, and end with exit code 2 and one line if a number is out of its range."""
+    args = parser.parse_args(argv)
+    for name, value in vars(args).items():
+        if name in RANGES and value is not None and not in_range(value, RANGES[name]):
+            parser.error(f"argument --{name}: {value} is not in {RANGES[name]}")
+    return args
+
+
+def parse_run_args(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """Add the flags of every run, and parse. --config and --resume give the defaults."""
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--dataset", choices=DATASETS, default="fashion_mnist", help="data set to learn"
     )
-    add("--features", choices=(*FEATURES, "none"), help=help_features)
-    add("--inception_path", help="FID's Inception weights; if not given: downloaded once")
+    data_dir = "folder of the data set; for --dataset folder, the folder of your images"
+    data.add_argument("--data_dir", default="data", help=data_dir)
+    size = "side of the images in pixels; others are resized (default: 28 or 32; 64 for a folder)"
+    data.add_argument("--image_size", type=int, choices=IMAGE_SIZES, help=size)
+    classes = "classes to keep, by name or number, separated by commas (default: all)"
+    data.add_argument("--classes", help=classes)
+    data.add_argument("--hflip", **SWITCH, help="mirror each image with probability 1/2")
+    run = parser.add_argument_group("run")
+    run.add_argument("--out_dir", default="runs", help="folder in which run folders are made")
+    run.add_argument("--name", help="name of the run folder (default: script, data set and time)")
+    resume = "continue the stopped run in this folder, with the flags that it was started with"
+    run.add_argument("--resume", metavar="RUN_DIR", help=resume)
+    config = "take the default of every flag from a file: config.json of a run, or configs/*.json"
+    run.add_argument("--config", metavar="FILE", help=config)
+    run.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    precision = "fp32, bf16 (autocast), or auto: bf16 if the device has native bfloat16"
+    run.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help=precision
+    )
+    run.add_argument("--max_steps", type=int, help="stop after this many generator updates in all")
+    sample_every = (
+        "save sample images every N epochs (default: 1; in runs of 200 epochs or more, chosen to "
+        "give 100 to 200 files)"
+    )
+    run.add_argument("--sample_every", type=int, metavar="N", help=sample_every)
+    run.add_argument("--eval_every", type=int, default=1, help="epochs between evaluations")
+    eval_samples = "samples that each evaluation compares with the test images"
+    run.add_argument("--eval_samples", type=int, default=10_000, help=eval_samples)
+    features = (
+        "feature extractor of the evaluation (default: classifier; inception if there are no "
+        "classes)"
+    )
+    run.add_argument("--features", choices=(*FEATURES, "none"), help=features)
+    inception_path = "file with the Inception weights of FID (default: downloaded once)"
+    run.add_argument("--inception_path", help=inception_path)
 
     argv = sys.argv[1:] if argv is None else list(argv)
-    args = parser.parse_args(argv)
+    args = parse_checked(parser, argv)
     if args.resume and args.config:
         raise InputError("--resume and --config exclude each other: a run brings its own arguments")
     if args.config:
         saved = from_first(partial(read_config, Path(args.config), parser.prog))
         own = {name: value for name, value in saved.items() if name not in ("name", "max_steps")}
-        args = parser.parse_args(as_flags(own) + argv)
+        args = parse_checked(parser, as_flags(own) + argv)
     if args.resume:
         args = resumed_args(parser, argv, Path(args.resume))
     if args.name is not None and not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", args.name):
@@ -174,13 +191,13 @@ def resumed_args(
         flags = ", ".join(f"--{name}" for name in sorted(lacking))
         hint = "go on with the commit that its config.json names"
         raise InputError(f"{folder} was started before there was {flags}: {hint}")
-    old = parser.parse_args(as_flags(saved))
+    old = parse_checked(parser, as_flags(saved))
     saved.pop("max_steps", None)
-    args = parser.parse_args(as_flags(saved) + list(argv))
+    args = parse_checked(parser, as_flags(saved) + list(argv))
     for name, value in vars(args).items():
         before = getattr(old, name)
         if name == "epochs" and value < before:
             raise InputError(f"--epochs {value}: {folder} was started for {before}; only raise it")
-        if name not in MAY_DIFFER | {"epochs"} and value != before:
+        if name not in CHANGEABLE_ON_RESUME | {"epochs"} and value != before:
             raise InputError(f"--{name} {value}: {folder} was started with {before}; leave it out")
     return args

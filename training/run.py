@@ -258,11 +258,11 @@ class Run:
         self.orderly_end.print("\n".join(lines))
 
     def evaluate_with(self, d_loss: LossOfBoth, g_loss: LossOfFake, real_sign: int = 1) -> None:
-        """Have every --eval_every epochs measured: with these losses, of clean labels.
+        """Register the losses that the evaluation reports, without label noise or smoothing.
 
-        `d_loss` of real and fake logits, `g_loss` of fake logits, G's but for --feature_matching;
-        `real_sign`: the sign of the logits with which D calls an image real, 0 for a critic, whose
-        scores have no threshold.
+        d_loss: a function of real and fake logits. g_loss: a function of fake logits. real_sign:
+        the sign of the logits that mean "real" (with -1 both functions get mirrored logits), or 0
+        for the scores of a critic, which have no threshold.
         """
         self.real_sign = real_sign
         if rank() > 0:  # the first process evaluates alone, but all of them log
