@@ -44,11 +44,11 @@ def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--lr_g", "-0.1"], "--lr_g: '-0.1' is not a number in (0, 1]"),
-        (["--lr_d", "nan"], "--lr_d: 'nan' is not a number in (0, 1]"),
-        (["--batch_size", "0"], "--batch_size: '0' is not a whole number in [1, 1e9]"),
+        (["--lr_g", "-0.1"], "--lr_g: -0.1 is not in the range (0, 1]"),
+        (["--lr_d", "nan"], "--lr_d: nan is not in the range (0, 1]"),
+        (["--batch_size", "0"], "--batch_size: 0 is not in the range [1, 1e9]"),
         (["--batch_size", "1.5"], "--batch_size"),
-        (["--dropout", "1.5"], "--dropout: '1.5' is not a number in [0, 1)"),
+        (["--dropout", "1.5"], "--dropout: 1.5 is not in the range [0, 1)"),
         (["--beta1", "1"], "--beta1"),
         (["--ema", "-1"], "--ema"),
         (["--label_smoothing", "0.6"], "--label_smoothing"),

@@ -73,7 +73,7 @@ def parse_checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argpa
     args = parser.parse_args(argv)
     for name, value in vars(args).items():
         if name in RANGES and value is not None and not in_range(value, RANGES[name]):
-            parser.error(f"argument --{name}: {value} is not in {RANGES[name]}")
+            parser.error(f"argument --{name}: {value} is not in the range {RANGES[name]}")
     return args
 
 
