@@ -25,7 +25,7 @@ from torch import Tensor
 
 from support.device import SHUFFLES, seeded
 from support.download import CLASSES, load_cifar10, load_idx
-from support.files import remove_abandoned, user_cache
+from support.files import remove_stale_files, user_cache
 from support.folders import hold_out_tenth, list_splits
 from support.image_cache import decoded
 from support.images import IMAGE_SIZES, to_float
@@ -82,7 +82,7 @@ def load_dataset(
         raise InputError(f"--image_size {image_size} is not supported: choose one of {sizes}")
     try:
         for place in (Path(data_dir), Path(data_dir, name), user_cache()):
-            remove_abandoned(place)
+            remove_stale_files(place)
         if name == "folder":
             return _load_folder(Path(data_dir), image_size or 64, classes)
         kept = torch.tensor(_kept_classes(CLASSES[name], classes))
@@ -164,7 +164,7 @@ class Batches:
                 f"choose 1 to {len(images)}"
             )
         self.batch_size, self.seed, self.hflip = batch_size, seed, hflip
-        self.mine = local_rows(batch_size) if shared else slice(0, batch_size)
+        self.rank_slice = local_rows(batch_size) if shared else slice(0, batch_size)
         self.device = torch.device(device)
         # Of a larger set that is a memory map, index_select reads the rows it needs.
         home = self.device if images.nbytes < KEEP_ON_DEVICE else torch.device("cpu")
@@ -186,7 +186,7 @@ class Batches:
         if epoch != self.epoch:
             self._shuffle(epoch)
         first = position * self.batch_size
-        rows = slice(first + self.mine.start, first + self.mine.stop)
+        rows = slice(first + self.rank_slice.start, first + self.rank_slice.stop)
         index = self.order[rows]
         images = self.images.index_select(0, index).to(self.device)
         if self.hflip:

@@ -6,7 +6,7 @@
     curl "http://localhost:5000/?generate_sample=Sneaker&seed=3" > sneaker.png    # always the same
     curl "http://localhost:5000/sample.png?class=Bag&seed=3&n=16" > bags.png
 
-GET /sample.png takes class, seed, n (1 to 64), truncation (0 to 2, a factor of z), and for a walk
+GET /sample.png takes class, seed, n (1 to 64), z_scale (0 to 2, a factor of z), and for a walk
 to_seed, to_class and t (0 to 1); /neighbours.png the same and index, the sample whose closest
 training images are wanted. Wrong input is answered with status 400 and one line.
 """
@@ -41,18 +41,18 @@ from support.sampling import noise, sample_between, slerp
 
 PAGE = Path(__file__).parent / "support" / "demo.html"
 MOST_IMAGES, CLOSEST = 64, 8
-WISH = ("class", "seed", "n", "truncation", "to_class", "to_seed", "t")
+REQUEST_KEYS = ("class", "seed", "n", "z_scale", "to_class", "to_seed", "t")
 # The names that each path takes in its query.
 QUERY_NAMES = {
     "/": ("generate_sample", "seed"),
     "/classes": (),
-    "/sample.png": WISH,
-    "/neighbours.png": (*WISH, "index"),
+    "/sample.png": REQUEST_KEYS,
+    "/neighbours.png": (*REQUEST_KEYS, "index"),
 }
 
 
 @dataclass
-class Wish:
+class SampleRequest:
     """What a request asks for, checked."""
 
     start: int | None  # of the classes; None: all in turn, or an unconditional model
@@ -60,7 +60,7 @@ class Wish:
     seed: int
     to_seed: int
     number: int
-    truncation: float
+    z_scale: float
     t: float
 
 
@@ -82,24 +82,24 @@ class Model:
         self.data_dir, self.device = data_dir, device
         self.autocast = autocast_for(device, precision)
         self.neighbours: Neighbours | None = None
-        self.painter, self.searcher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self.images(Wish(None, None, 0, 0, 16, 1.0, 0.0))  # the first takes longer
+        self.draw_executor, self.search_executor = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.images(SampleRequest(None, None, 0, 0, 16, 1.0, 0.0))  # the first takes longer
 
-    def images(self, wish: Wish) -> Tensor:
+    def images(self, asked: SampleRequest) -> Tensor:
         """uint8 (N, C, H, W). The i-th image of a seed does not depend on N."""
-        z = noise(MOST_IMAGES, self.z_dim, wish.seed)[: wish.number]
-        if wish.t:
-            z = slerp(z, noise(MOST_IMAGES, self.z_dim, wish.to_seed)[: wish.number], wish.t)
-        z = (wish.truncation * z).to(self.device)
+        z = noise(MOST_IMAGES, self.z_dim, asked.seed)[: asked.number]
+        if asked.t:
+            z = slerp(z, noise(MOST_IMAGES, self.z_dim, asked.to_seed)[: asked.number], asked.t)
+        z = (asked.z_scale * z).to(self.device)
         start = end = None
         if self.classes:
-            turns = torch.arange(wish.number) % len(self.classes)
+            turns = torch.arange(asked.number) % len(self.classes)
             start, end = (
                 (turns if index is None else torch.full_like(turns, index)).to(self.device)
-                for index in (wish.start, wish.end)
+                for index in (asked.start, asked.end)
             )
-        t = torch.full((wish.number, 1), wish.t, device=self.device)
-        return self.painter.submit(self.draw, z, start, end, t).result()
+        t = torch.full((asked.number, 1), asked.t, device=self.device)
+        return self.draw_executor.submit(self.draw, z, start, end, t).result()
 
     def draw(self, z: Tensor, start: Tensor | None, end: Tensor | None, t: Tensor) -> Tensor:
         with self.autocast():
@@ -107,7 +107,7 @@ class Model:
 
     def closest(self, image: Tensor) -> Tensor:
         """The CLOSEST training images to one (1, C, H, W). InputError if the data is not there."""
-        return self.searcher.submit(self.search, image).result()
+        return self.search_executor.submit(self.search, image).result()
 
     def search(self, image: Tensor) -> Tensor:
         if self.neighbours is None:  # the first search reads the data set
@@ -149,7 +149,7 @@ def parse_seed(name: str, default: int) -> int:
     return parse_number(name, default, 0, 2**63 - 1, int)
 
 
-def parse_wish(model: Model) -> Wish:
+def parse_request(model: Model) -> SampleRequest:
     """The request's query. InputError where it cannot be met."""
 
     def index(name: str, default: int | None) -> int | None:
@@ -160,13 +160,13 @@ def parse_wish(model: Model) -> Wish:
 
     seed = parse_seed("seed", 0)
     start = index("class", None)
-    return Wish(
+    return SampleRequest(
         start=start,
         end=index("to_class", start),
         seed=seed,
         to_seed=parse_seed("to_seed", seed),
         number=parse_number("n", 16, 1, MOST_IMAGES, int),
-        truncation=parse_number("truncation", 1.0, 0.0, 2.0),
+        z_scale=parse_number("z_scale", 1.0, 0.0, 2.0),
         t=parse_number("t", 0.0, 0.0, 1.0),
     )
 
@@ -190,7 +190,8 @@ def create_app(model: Model) -> Flask:
                 raise InputError("generate_sample: this model has no classes")
             index = class_index(model.classes, wanted, model.all_classes)
             if "text/html" not in request.headers.get("Accept", ""):
-                return png(draw_grid(model.images(Wish(index, index, seed, seed, 1, 1.0, 0.0)), 1))
+                one = SampleRequest(index, index, seed, seed, 1, 1.0, 0.0)
+                return png(draw_grid(model.images(one), 1))
         return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
 
     @app.get("/classes")
@@ -200,16 +201,16 @@ def create_app(model: Model) -> Flask:
 
     @app.get("/sample.png")
     def sample_png() -> Response:
-        wish = parse_wish(model)
-        return png(draw_grid(model.images(wish), math.ceil(math.sqrt(wish.number))))
+        asked = parse_request(model)
+        return png(draw_grid(model.images(asked), math.ceil(math.sqrt(asked.number))))
 
     @app.get("/neighbours.png")
     def neighbours_png() -> Response:
-        wish = parse_wish(model)
+        asked = parse_request(model)
         index = request.args.get("index", "")
-        if not (index.isdecimal() and len(index) < 3 and int(index) < wish.number):
-            raise InputError(f"index={index[:40]}: give a number from 0 to {wish.number - 1}")
-        image = model.images(wish)[int(index)].unsqueeze(0)
+        if not (index.isdecimal() and len(index) < 3 and int(index) < asked.number):
+            raise InputError(f"index={index[:40]}: give a number from 0 to {asked.number - 1}")
+        image = model.images(asked)[int(index)].unsqueeze(0)
         return png(draw_grid(model.closest(image), CLOSEST // 2))
 
     @app.errorhandler(InputError)

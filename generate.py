@@ -61,7 +61,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--export", metavar="FILE", help="write G's EMA weights alone, in float16, and draw nothing"
     )
     shorter = "factor of z: below 1 more typical and less varied (cf. Brock et al. 2019)"
-    add("--truncation", type=float, default=1.0, help=shorter)
+    add("--z_scale", type=float, default=1.0, help=shorter)
     add("--seed", type=int, default=0, help="of z: the same seed gives the same images")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     return parser.parse_args(argv)
@@ -114,8 +114,8 @@ def check_args(args: argparse.Namespace, path: Path) -> None:
         value, most = getattr(args, flag), limits[flag]
         if not 1 <= value <= most:
             raise InputError(f"--{flag} {value}: give a number from 1 to {most}")
-    if not 0 <= args.truncation <= 2:
-        raise InputError(f"--truncation {args.truncation}: give a number from 0 to 2")
+    if not 0 <= args.z_scale <= 2:
+        raise InputError(f"--z_scale {args.z_scale}: give a number from 0 to 2")
     if not 0 <= args.seed < 2**63:
         raise InputError(f"--seed {args.seed}: give a number from 0 to 2^63 - 1")
     if suffix not in ("", ".png", ".gif", ".npz") and not os.path.isdir(path):
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = pick_device(args.device)
     generator, checkpoint = load_generator(args.load_path, device)
     # Here, so that it holds for every z of a walk or an interpolation, too.
-    generator.register_forward_pre_hook(lambda _, x: (args.truncation * x[0], *x[1:]))
+    generator.register_forward_pre_hook(lambda _, x: (args.z_scale * x[0], *x[1:]))
     z_dim = checkpoint["generator_args"]["z_dim"]
     classes = tuple(checkpoint["classes"]) if "num_classes" in checkpoint["generator_args"] else ()
     if args.class_name is not None and not classes:
@@ -216,19 +216,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     moving = args.gif or suffix == ".gif"
     if args.interpolate:
         rows = args.interpolate
-        of_row = [drawn[i % len(drawn)] for i in range(rows)] if classes else []
+        row_classes = [drawn[i % len(drawn)] for i in range(rows)] if classes else []
     else:
         rows = len(drawn) if len(drawn) > 1 else columns
-        of_row = list(drawn) * (rows // len(drawn)) if classes else []
+        row_classes = list(drawn) * (rows // len(drawn)) if classes else []
     shown = dict(zip(drawn, drawable([classes[i] for i in drawn], drawn), strict=True))
-    names = [shown[i] for i in of_row]
+    names = [shown[i] for i in row_classes]
     if args.interpolate and len(drawn) > 1:  # each row goes on to the class of the next
         names = [f"{a} to {b}" for a, b in zip(names, names[1:] + names[:1], strict=True)]
     across = args.neighbours + 2 if args.neighbours else columns
     image_size = checkpoint["generator_args"]["image_size"]
     drawing.check_layout(drawing.lay_out(rows * across, across, image_size, names), moving)
 
-    labels = torch.tensor(of_row, device=device).repeat_interleave(columns) if classes else None
+    classes_of_rows = torch.tensor(row_classes, device=device).repeat_interleave(columns)
+    labels = classes_of_rows if classes else None
     z = noise(rows * columns, z_dim, args.seed, device)
     frames: Iterable[Tensor]
     if args.interpolate:

@@ -53,7 +53,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 @contextmanager
-def fitting(path: str | Path, what: str) -> Iterator[None]:
+def check_fits(path: str | Path, what: str) -> Iterator[None]:
     """InputError for whatever is raised where the checkpoint `path` does not fit `what`."""
     try:
         yield
@@ -73,7 +73,7 @@ def load_generator(
     InputError as of read_checkpoint(), and where the generator is not one of its script's.
     """
     checkpoint = read_checkpoint(path)
-    with fitting(path, f"{checkpoint['script']}.py"):
+    with check_fits(path, f"{checkpoint['script']}.py"):
         # Here, not above: the scripts import training/run.py, which imports this file.
         network = importlib.import_module(checkpoint["script"]).Generator
         args, classes = checkpoint["generator_args"], checkpoint["classes"]
@@ -114,7 +114,7 @@ def export_generator(source: str | Path, path: Path) -> None:
         raise InputError(f"{path} is a run's own checkpoint: export to another file")
     if "rows" not in checkpoint:
         raise InputError(f"{source} holds no metrics: give a run folder, or its best.pt")
-    with fitting(source, "a run"):
+    with check_fits(source, "a run"):
         check_progress(checkpoint)
     if "command" not in checkpoint:
         say(f"warning: {source} does not say which command trained it and neither will {path}")
@@ -134,7 +134,7 @@ def export_generator(source: str | Path, path: Path) -> None:
 
 
 def check_progress(checkpoint: dict[str, Any]) -> None:
-    """Raise, for fitting(), where a run's progress is not what Run.save() writes."""
+    """Raise, for check_fits(), where a run's progress is not what Run.save() writes."""
     step, rows, names = checkpoint["step"], checkpoint["rows"], checkpoint["names"]
     numbers = [checkpoint["best"], checkpoint.get("reported", 0)]
     numbers += (value for row in rows for value in row.values())
@@ -152,7 +152,7 @@ def check_progress(checkpoint: dict[str, Any]) -> None:
 
 
 def load_part(part: Any, saved: dict[str, Any], step: int) -> None:
-    """Load a network's or an optimiser's state of `step`; raise, for fitting(), if it is none."""
+    """Load the state of a network or optimiser at `step`; raise if it does not fit."""
     if isinstance(part, nn.Module):
         part.load_state_dict(saved)
         if not all(value.isfinite().all() for value in part.state_dict().values()):

@@ -37,7 +37,7 @@ def atomic(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def remove_abandoned(folder: Path) -> None:
+def remove_stale_files(folder: Path) -> None:
     """Remove from `folder` the unfinished files and folders of processes that were killed.
 
     Their age tells them: a process that still writes may run on another machine, or in another

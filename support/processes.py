@@ -158,7 +158,7 @@ def local_slice(batch: Tensor) -> Tensor:
     return batch.chunk(processes())[rank()]
 
 
-def any_process(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether the flag is set in any process, in all alike: so they leave a loop together.
 
     The votes stay on the CPU, where reading them does not wait for a GPU.
@@ -171,7 +171,7 @@ def any_process(flag: bool) -> bool:
     return flag
 
 
-def from_first(make: Callable[[], T]) -> T:
+def from_rank_zero(make: Callable[[], T]) -> T:
     """Return what `make` returns in the first process. If it raises InputError, end all."""
     if not started():
         return make()
@@ -202,7 +202,7 @@ def train_together(parts: Iterable[nn.Module | torch.optim.Optimizer]) -> None:
                     dist.broadcast(values, src=0)
 
 
-def first_only(function: Callable[P, None]) -> Callable[P, None]:
+def rank_zero_only(function: Callable[P, None]) -> Callable[P, None]:
     """Makes a function do nothing in all processes but the first."""
 
     @functools.wraps(function)
@@ -218,7 +218,7 @@ def local_rank_zero_first() -> Iterator[None]:
     """Let one process of each machine run the block first; the others find what it fetched."""
     first = not started() or os.environ.get("LOCAL_RANK", "0") == "0"
     if not first:
-        any_process(False)  # wait for the first process of every machine
+        any_rank(False)  # wait for the first process of every machine
     yield
     if first:
-        any_process(False)
+        any_rank(False)

@@ -59,7 +59,7 @@ def make_runs_short() -> None:
     training.classifier.LEAST_STEPS = 10
     # Most of a tiny run's time would be its pictures.
     training.run.draw_results = lambda *_: None
-    training.samples.ROWS = 3
+    training.samples.GRID_ROWS = 3
     torch.set_num_threads(1)  # on tensors this small, a second one costs more than it does
 
 

@@ -96,8 +96,8 @@ def test_flags_of_a_script(argv: list[str], says: str, flags: list[str], capsys:
         (["--class", "sofa"], "sofa"),
         (["--class", "3"], "3"),
         (["--seed", "-1"], "--seed -1"),
-        (["--truncation", "nan"], "--truncation nan"),
-        (["--truncation", "-1"], "--truncation -1"),
+        (["--z_scale", "nan"], "--z_scale nan"),
+        (["--z_scale", "-1"], "--z_scale -1"),
         (["--device", "cuda:77"], "--device cuda:77"),
     ],
 )

@@ -47,7 +47,7 @@ from tests.conftest import CLASSES, ROOT, TINY, assert_same_run, equal, refusal
 from tests.stand_ins import classifier_checkpoint
 from training.flags import in_range
 from training.plots import GIF_SIDE
-from training.start import describe
+from training.start import layer_table
 
 
 @pytest.mark.usefixtures("final_pictures")
@@ -244,7 +244,7 @@ def test_real_images_are_drawn_beside_samples(
     conditional: bool, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the classes in turn, where there are fewer than rows; else from all the data."""
-    monkeypatch.setattr(training.samples, "ROWS", 4)
+    monkeypatch.setattr(training.samples, "GRID_ROWS", 4)
     data = load_dataset("folder", pictures, 28)
     samples = training.samples.Samples(data, conditional, 8, 0, torch.device("cpu"))
     if conditional:
@@ -492,7 +492,7 @@ def test_long_runs_make_short_gifs(straight: tuple[list[str], Path], tmp_path: P
 def test_describe_lists_layers_shapes_and_parameters() -> None:
     last = spectral_norm(nn.Linear(4 * 36, 2))  # is listed as what it is
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), last)
-    lines = describe(network, torch.zeros(1, 1, 8, 8)).splitlines()
+    lines = layer_table(network, torch.zeros(1, 1, 8, 8)).splitlines()
     assert lines[0] == "Sequential: 330 parameters"
     assert [line.split()[1] for line in lines[1:]] == ["Conv2d", "ReLU", "Flatten", "Linear"]
     assert "(1, 4, 6, 6)" in lines[1] and lines[1].split()[-1] == "40"
@@ -657,7 +657,7 @@ def test_a_range_is_an_interval(interval: str, inside: list[float], outside: lis
 def test_a_d_that_has_won_is_told_once(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training.record, "WON_STEPS", 10)
+    monkeypatch.setattr(training.record, "D_WON_STEPS", 10)
     slow, fast = "1e-8", "1e-2"
     for name, lr_d, warnings in (("won", fast, 1), ("even", slow, 0)):
         argv = [*flags, "--name", name, "--epochs", "4", "--lr_d", lr_d, "--lr_g", slow]

@@ -38,7 +38,7 @@ import training.start
 from data import Batches, load_dataset
 from support import image_cache
 from support.checkpoints import read_checkpoint
-from support.files import ABANDONED, UNFINISHED, atomic, locked, remove_abandoned, user_cache
+from support.files import ABANDONED, UNFINISHED, atomic, locked, remove_stale_files, user_cache
 from tests.conftest import ROOT, assert_same_run, command, folder_flags, refusal
 from training.events import EventsFile
 from training.record import Record
@@ -315,7 +315,7 @@ def test_what_is_abandoned_is_removed_and_nothing_else(
         f".cifar10-old{UNFINISHED}",
     }
     assert len(before - after) == 4 and after < before
-    remove_abandoned(tmp_path / "absent")  # is no error
+    remove_stale_files(tmp_path / "absent")  # is no error
     with pytest.raises(InputError, match="too long"):
         load_dataset("folder", tmp_path / ("x" * 300), 28)
 

@@ -184,8 +184,8 @@ def test_neighbours_of_a_training_image_begin_with_itself(
     assert not np.array_equal(cells[:, 3], cells[:, 2])
 
 
-def test_truncation_scales_every_z(trained: Path, tmp_path: Path) -> None:
-    argv = ["--grid_size", "3", "--save_path", str(tmp_path / "a.png"), "--truncation"]
+def test_z_scale_scales_every_z(trained: Path, tmp_path: Path) -> None:
+    argv = ["--grid_size", "3", "--save_path", str(tmp_path / "a.png"), "--z_scale"]
     draw(trained, *argv, "0")
     cells = pixels(tmp_path / "a.png", 3, 3)
     assert (cells == cells[:, :1]).all()  # of one class, all the same: that of z = 0

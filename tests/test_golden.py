@@ -44,7 +44,7 @@ METRICS = """
     inception_score.py pretrained/cdcgan-fashion_mnist.pt --splits 3
 """
 SAMPLES = """
-    generate.py --truncation 0.7 --class Bag
+    generate.py --z_scale 0.7 --class Bag
     generate.py --seed 3
 """
 Numbers = dict[str, list[float]]

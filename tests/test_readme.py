@@ -437,7 +437,7 @@ def test_what_the_pretrained_generator_shows(
     )
     wide = next(row for row in rows_of("exercises.md", "| factor of z |") if row[0] == "1.2")
     samples = str(tmp_path / "t.npz")
-    argv = ["--num_images", "10000", "--truncation", "1.2", "--save_path", samples]
+    argv = ["--num_images", "10000", "--z_scale", "1.2", "--save_path", samples]
     generate.main(["--load_path", pretrained, *argv])
     capsys.readouterr()
     found = answer(samples, "--prdc")

@@ -7,7 +7,7 @@
 """
 
 from support.command import InputError
-from support.processes import from_first
+from support.processes import from_rank_zero
 
 import argparse
 import json
@@ -127,7 +127,7 @@ def parse_run_args(
     if args.resume and args.config:
         raise InputError("--resume and --config exclude each other: a run brings its own arguments")
     if args.config:
-        saved = from_first(partial(read_config, Path(args.config), parser.prog))
+        saved = from_rank_zero(partial(read_config, Path(args.config), parser.prog))
         own = {name: value for name, value in saved.items() if name not in ("name", "max_steps")}
         args = parse_checked(parser, as_flags(own) + argv)
     if args.resume:
@@ -186,7 +186,7 @@ def resumed_args(
 ) -> argparse.Namespace:
     """The arguments of the run in `folder` with those of `argv` that may differ from them."""
     # The first process reads, because other machines do not have the run folder.
-    saved = from_first(lambda: read_config(run_folder(folder) / "config.json", parser.prog))
+    saved = from_rank_zero(lambda: read_config(run_folder(folder) / "config.json", parser.prog))
     if lacking := vars(parser.parse_args([])).keys() - saved.keys() - {"resume", "config"}:
         flags = ", ".join(f"--{name}" for name in sorted(lacking))
         hint = "go on with the commit that its config.json names"

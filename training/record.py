@@ -16,7 +16,8 @@ from torch.utils.tensorboard.summary import hparams
 from support.files import writing
 from training.events import EventsFile
 
-WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
+# A run warns if D is right about more than 99.5 % of the images for 500 steps.
+D_WON_FRACTION, D_WON_STEPS = 0.995, 500
 # TensorBoard's names for what a script logs; whatever is not listed keeps its own.
 TAGS = {
     "d_loss": "loss/discriminator",
@@ -65,13 +66,13 @@ class Record:
         self.rows.append(row)
         self.window = []
         self.scalars({name: row[name] for name in self.names}, step)
-        recent = [row for row in self.rows if row["step"] > step - WON_STEPS]
-        sure = [min(row.get("d_right_real", 0), row.get("d_right_fake", 0)) > WON for row in recent]
-        if step >= WON_STEPS and all(sure):
+        recent = [row for row in self.rows if row["step"] > step - D_WON_STEPS]
+        right = [min(row.get("d_right_real", 0), row.get("d_right_fake", 0)) for row in recent]
+        if step >= D_WON_STEPS and min(right) > D_WON_FRACTION:
             self.warn(
-                f"D has won: for {WON_STEPS} steps it was right about more than {WON:.1%} of real "
-                "and of generated images, and G learns little from it; try a lower --lr_d, "
-                "--dropout or --label_noise in D, or fewer of its steps"
+                f"D has won: for {D_WON_STEPS} steps it was right about more than "
+                f"{D_WON_FRACTION:.1%} of real and of generated images, and G learns little from "
+                "it; try a lower --lr_d, --dropout or --label_noise in D, or fewer of its steps"
             )
 
     def window_row(self, step: int, epoch: float) -> dict[str, float]:

@@ -22,12 +22,12 @@ What it leaves in runs/<name>/:
 import support.processes
 from support.command import InputError, OrderlyEnd, progress, say, shown
 from support.processes import (
-    any_process,
+    any_rank,
     average,
-    first_only,
-    from_first,
+    from_rank_zero,
     processes,
     rank,
+    rank_zero_only,
     train_together,
 )
 
@@ -106,7 +106,7 @@ class Run:
         self.conditional = "num_classes" in generator_args
         self.samples = Samples(dataset, self.conditional, args.z_dim, args.seed, self.device)
         new = partial(new_folder, script, args)
-        self.folder = Path(args.resume) if args.resume else from_first(new)
+        self.folder = Path(args.resume) if args.resume else from_rank_zero(new)
         self.record = Record(self.folder, script)
         self.saving = Saving(
             script,
@@ -125,11 +125,11 @@ class Run:
         support.processes.go_on = f"; to go on from its last checkpoint: {command}"
         self.begin()
 
-    @first_only
+    @rank_zero_only
     def lock(self) -> None:
-        self.held = locked(self.folder)
+        self.lock_file = locked(self.folder)
 
-    @first_only
+    @rank_zero_only
     def begin(self) -> None:
         """Put into the folder what it has before the first step."""
         remove_unfinished(self.folder)
@@ -168,7 +168,7 @@ class Run:
                             seed_process(self.args.seed, self.step)
                             yield self.step
                             self.step += 1
-                            stop = any_process(self.orderly_end.asked)
+                            stop = any_rank(self.orderly_end.asked)
                             ends = self.step % self.steps_per_epoch == 0
                             if ends or self.step % LOG_EVERY == 0:
                                 self.end_window()
@@ -176,7 +176,7 @@ class Run:
                             bar.update()
                     if ends:
                         self.end_epoch(self.step - began, time.perf_counter() - start)
-                    if any_process(self.orderly_end.asked):
+                    if any_rank(self.orderly_end.asked):
                         self.stop()
                 self.save()
                 self.finish()
@@ -188,13 +188,13 @@ class Run:
         self.save()
         command = resume_command(self.script, self.folder)
         self.orderly_end.print(f"stopped at step {self.step:,}; to go on: {command}")
-        any_process(True)  # wait: torchrun ends the others as soon as one has ended
+        any_rank(True)  # wait: torchrun ends the others as soon as one has ended
         raise SystemExit(130)
 
-    @first_only
+    @rank_zero_only
     def end(self) -> None:
         self.record.events.close()
-        self.held.close()
+        self.lock_file.close()
 
     def progress_bar(self) -> Any:
         return progress(
@@ -220,11 +220,11 @@ class Run:
         if rank() == 0:
             self.record.window.append(means)
 
-    @first_only
+    @rank_zero_only
     def end_window(self) -> None:
         self.record.end_window(self.step, self.step / self.steps_per_epoch)
 
-    @first_only
+    @rank_zero_only
     def end_epoch(self, steps: int, seconds: float) -> None:
         """After an epoch's last step, note its time and report on it."""
         rate = steps * self.images_per_step / seconds
@@ -237,7 +237,7 @@ class Run:
             self.save()  # with the report still to come: a resumed run begins with it
             raise
 
-    @first_only
+    @rank_zero_only
     def report(self, line: str) -> None:
         """Draw and measure at the end of an epoch, save, and print.
 
@@ -293,7 +293,7 @@ class Run:
         save_picture(picture, self.folder / "samples" / f"epoch_{self.epoch:04d}.png")
         self.record.image("images/generated", picture, self.step)
 
-    @first_only
+    @rank_zero_only
     def save(self, *files: str, **progress: float) -> None:
         """Write metrics.csv and the checkpoints (last.pt if not said otherwise) as of this step.
 
@@ -322,7 +322,7 @@ class Run:
         self.record.names, self.record.rows = progress["names"], progress["rows"]
         self.record.window = list(progress["window"])
 
-    @first_only
+    @rank_zero_only
     def finish(self) -> None:
         """Draw the pictures of the whole run."""
         # A run that --max_steps ended early shows what it has since the last row, too.

@@ -11,7 +11,7 @@ from support.drawing import draw_grid
 from support.fonts import drawable
 from support.sampling import noise, sample
 
-ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
+GRID_ROWS = 10  # rows of a sample picture: the first ten classes, or ten rows of anything
 
 
 class Samples:
@@ -21,13 +21,13 @@ class Samples:
         self, dataset: Dataset, conditional: bool, z_dim: int, seed: int, device: torch.device
     ) -> None:
         self.dataset = dataset
-        names = list(dataset.classes[:ROWS]) if conditional else []
+        names = list(dataset.classes[:GRID_ROWS]) if conditional else []
         if rank() == 0:  # which draws, and warns of names that it cannot draw
             names = drawable(names, range(len(names)))
-        self.row_names = [names[i % len(names)] for i in range(ROWS)] if names else []
-        labels = torch.arange(ROWS) % max(1, len(names))
-        self.labels = labels.repeat_interleave(ROWS).to(device) if names else None
-        self.z = noise(ROWS * ROWS, z_dim, seed, device)
+        self.row_names = [names[i % len(names)] for i in range(GRID_ROWS)] if names else []
+        labels = torch.arange(GRID_ROWS) % max(1, len(names))
+        self.labels = labels.repeat_interleave(GRID_ROWS).to(device) if names else None
+        self.z = noise(GRID_ROWS * GRID_ROWS, z_dim, seed, device)
 
     def draw(self, generator: nn.Module) -> tuple[Image.Image, str]:
         """Return the picture and, if nearly all its pixels are black or white, a warning.
@@ -42,16 +42,16 @@ class Samples:
             if saturated > max(0.98, 1.1 * of_real)
             else ""
         )
-        return draw_grid(images, ROWS, self.row_names), warning
+        return draw_grid(images, GRID_ROWS, self.row_names), warning
 
     def draw_real(self) -> Image.Image:
-        return draw_grid(self.real(), ROWS, self.row_names)
+        return draw_grid(self.real(), GRID_ROWS, self.row_names)
 
     def real(self) -> Tensor:
         """Return training images, of the same classes row by row."""
         images, labels = self.dataset.train_images, self.dataset.train_labels.cpu()
         if self.labels is None:
-            return images[torch.linspace(0, len(images) - 1, ROWS * ROWS).long()]
+            return images[torch.linspace(0, len(images) - 1, GRID_ROWS * GRID_ROWS).long()]
         index, drawn = [], self.labels.tolist()
         for i, label in enumerate(drawn):
             of_class = (labels == label).nonzero().flatten()

@@ -1,7 +1,7 @@
 """The checkpoints of a run: networks, optimisers, random state, and how far it has come."""
 
 from support.command import InputError
-from support.processes import from_first
+from support.processes import from_rank_zero
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data import Dataset
-from support.checkpoints import check_progress, fitting, load_part, read_checkpoint
+from support.checkpoints import check_fits, check_progress, load_part, read_checkpoint
 from support.device import random_state, restore_random_state
 from support.files import save_tensors
 
@@ -39,7 +39,7 @@ class Saving:
             "steps_per_epoch": steps_per_epoch,
             "images": fingerprint(dataset.train_images),
         }
-        if from_first(lambda: self.in_common) != self.in_common:
+        if from_rank_zero(lambda: self.in_common) != self.in_common:
             raise InputError("this machine has other training images: copy those of the first one")
         self.about = {
             "script": script,
@@ -62,10 +62,10 @@ class Saving:
 
     def load(self, path: Path) -> dict[str, Any]:
         """Take the state back from `path`; return its progress. InputError if it does not fit."""
-        content = from_first(lambda: read_checkpoint(path))
+        content = from_rank_zero(lambda: read_checkpoint(path))
         if content["script"] != self.script:
             raise InputError(f"{path} is of {content['script']}.py: resume it with that script")
-        with fitting(path, "this run"):
+        with check_fits(path, "this run"):
             for name, value in self.in_common.items():
                 if content.get(name) != value:
                     was = f"{name} {content.get(name)} there, {value} here"

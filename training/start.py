@@ -99,8 +99,8 @@ def print_summary(
     """Print both networks, layer by layer, and the data."""
     label = () if labels is None else (labels[:1],)
     image = torch.zeros(1, *dataset.train_images.shape[1:], device=z.device)
-    print(describe(generator, z[:1], *label))
-    print(describe(critic, image, *label))
+    print(layer_table(generator, z[:1], *label))
+    print(layer_table(critic, image, *label))
     print(
         f"{dataset.name}: {len(dataset.train_images):,} training and "
         f"{len(dataset.test_images):,} test images of {dataset.channels} x {dataset.image_size} x "
@@ -123,7 +123,7 @@ def print_where(folder: Path, device: torch.device, step: int, total_steps: int)
         print(f"on {device.type} a run does not repeat to the bit: only on a CPU")
 
 
-def describe(network: nn.Module, *inputs: Tensor) -> str:
+def layer_table(network: nn.Module, *inputs: Tensor) -> str:
     """A table of `network`'s layers for an example input: name, kind, output shape, parameters."""
     rows = []
     hooks = [
