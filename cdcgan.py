@@ -201,13 +201,17 @@ def decay_rates(done: float, decay: float, *optimisers: torch.optim.Optimizer) -
             group["lr"] = factor * optimiser.defaults["lr"]
 
 
-@torch.no_grad()
-def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * network, batch norm's running statistics included."""
+def ema_pairs(ema: nn.Module, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Pair each weight and each running statistic of batch norm with its average in `ema`."""
     pairs = zip(ema.state_dict().values(), network.state_dict().values(), strict=True)
+    return [(average, value) for average, value in pairs if value.is_floating_point()]
+
+
+@torch.no_grad()
+def update_ema(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
+    """ema <- decay * ema + (1 - decay) * network, for all pairs of ema_pairs()."""
     for average, value in pairs:
-        if value.is_floating_point():
-            average.lerp_(value, 1 - decay)
+        average.lerp_(value, 1 - decay)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -240,6 +244,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels_of_d = dict(smoothing=args.label_smoothing, noise=args.label_noise, flip=flip)
     clean = partial(discriminator_loss, smoothing=0.0, noise=0.0, flip=flip)
     run.evaluate_with(clean, partial(generator_loss, flip=flip), real_sign=-1 if flip else 1)
+    averages = ema_pairs(ema, generator)
     autocast = autocast_for(device, args.precision)
 
     for step in run.steps():
@@ -273,7 +278,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         discriminator.requires_grad_(True)
 
         # While young, G improves too fast for a long memory: start with a short one.
-        update_ema(ema, generator, min(args.ema, (1 + step) / (10 + step)))
+        update_ema(averages, min(args.ema, (1 + step) / (10 + step)))
 
         # For the curves: D(x), D(G(z)) before and after D's step, and how often D is right.
         run.log(real_logits, fake_logits, fake_logits_after, d_loss=d_loss, g_loss=g_loss)

@@ -176,13 +176,17 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Ten
     return (norm - 1).square().mean()
 
 
-@torch.no_grad()
-def update_ema(ema: nn.Module, network: nn.Module, decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * network, batch norm's running statistics included."""
+def ema_pairs(ema: nn.Module, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Pair each weight and each running statistic of batch norm with its average in `ema`."""
     pairs = zip(ema.state_dict().values(), network.state_dict().values(), strict=True)
+    return [(average, value) for average, value in pairs if value.is_floating_point()]
+
+
+@torch.no_grad()
+def update_ema(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
+    """ema <- decay * ema + (1 - decay) * network, for all pairs of ema_pairs()."""
     for average, value in pairs:
-        if value.is_floating_point():
-            average.lerp_(value, 1 - decay)
+        average.lerp_(value, 1 - decay)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -219,6 +223,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     state = dict(generator=generator, critic=critic, ema=ema, opt_g=opt_g, opt_d=opt_d)
     run = Run(Path(__file__).stem, args, dataset, steps, generator_args, **state)
     run.evaluate_with(lambda real, fake: -wasserstein_estimate(real, fake), lambda x: -x.mean(), 0)
+    averages = ema_pairs(ema, generator)
     autocast = autocast_for(device, args.precision)
     penalty = torch.zeros((), device=device)
 
@@ -254,7 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         critic.requires_grad_(True)
 
         # While young, G improves too fast for a long memory: start with a short one.
-        update_ema(ema, generator, min(args.ema, (1 + step) / (10 + step)))
+        update_ema(averages, min(args.ema, (1 + step) / (10 + step)))
 
         run.log(d_loss=d_loss, g_loss=g_loss, wasserstein=estimate, penalty=penalty)
 

@@ -624,10 +624,10 @@ def test_non_finite_numbers_stop_the_run(
         images, labels = get(self, index)
         return (images * (math.nan if kind == "loss" and index == at else 1)), labels
 
-    def update_and_break(ema: nn.Module, network: nn.Module, decay: float) -> None:
+    def update_and_break(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
         calls.append(None)
         if kind != "loss" and len(calls) == at + 1:
-            next({"generator": network, "ema": ema}[kind].parameters()).data[0] = math.inf
+            pairs[0][("ema", "generator").index(kind)].data[0] = math.inf
 
     calls: list[None] = []
     monkeypatch.setattr(Batches, "__getitem__", get_broken)

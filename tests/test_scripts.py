@@ -320,7 +320,8 @@ def test_shared_blocks_are_the_same_to_the_byte() -> None:
         assert source(dcgan, name) == source(cdcgan, name)
     for name in ("channel_widths", "init_weights"):
         assert source(dcgan, name) == source(cdcgan, name) == source(wgan_gp, name)
-    assert len({source(script, "update_ema") for script in SCRIPTS.values()}) == 1
+    for name in ("ema_pairs", "update_ema"):
+        assert len({source(script, name) for script in SCRIPTS.values()}) == 1
 
 
 def test_conditioning_is_what_tells_cdcgan_from_dcgan() -> None:
