@@ -79,12 +79,11 @@ class Statistics:
     def __init__(self, dim: int) -> None:
         self.n, self.dim = 0, dim
         self.rows: list[Tensor] | None = []
-        self.origin = self.sum = torch.zeros(dim, dtype=torch.float64)
-        self.products = torch.zeros(dim, dim, dtype=torch.float64)
 
     def update(self, features: Tensor) -> None:
         """Take in features (B, d). InputError if one is not finite."""
-        features = features.detach().cpu().double()  # on the CPU: not every device has float64
+        device = "cpu" if features.device.type == "mps" else features.device
+        features = features.detach().to(device).double()  # float64, which MPS does not have
         if not features.isfinite().all():
             raise InputError("a feature is NaN or infinite: the images or the network are broken")
         self.n += len(features)
@@ -95,6 +94,7 @@ class Statistics:
             features, self.rows = torch.cat(self.rows), None
             # Sums of x - origin: far from 0, those of x would lose the covariance's digits.
             self.origin = features.mean(dim=0)
+            self.sum, self.products = torch.tensor(0.0), features.new_zeros(self.dim, self.dim)
         centred = features - self.origin
         self.sum = self.sum + centred.sum(dim=0)
         self.products.addmm_(centred.T, centred)
@@ -104,12 +104,12 @@ class Statistics:
         if self.n < 2:
             raise InputError(f"{self.n} image(s): a covariance needs at least 2")
         if self.rows is not None:
-            features = torch.cat(self.rows)
+            features = torch.cat(self.rows).cpu()
             mean = features.mean(dim=0)
             return Gaussian(mean, (features - mean).T / (self.n - 1) ** 0.5, self.n)
         shift = self.sum / self.n
         cov = (self.products - self.n * torch.outer(shift, shift)) / (self.n - 1)
-        return Gaussian.of(self.origin + shift, cov, self.n)
+        return Gaussian.of((self.origin + shift).cpu(), cov.cpu(), self.n)
 
 
 def kid(real: Tensor, fake: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0) -> float:
@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         statistics, parts = Statistics(network.dim), []
         for features, _ in features_of(source, network, args):
             statistics.update(features)
-            parts += [features] if keep else []
+            parts += [features.cpu()] if keep else []
         try:
             gaussians.append(statistics.gaussian())
         except InputError as error:

@@ -89,7 +89,8 @@ class Neighbours:
         self.features = self.features_of(self.images)
 
     def features_of(self, images: Tensor) -> Tensor:
-        return torch.cat([features for features, _ in extract(images.split(CHUNK), self.network)])
+        extracted = extract(images.split(CHUNK), self.network)
+        return torch.cat([features.cpu() for features, _ in extracted])
 
     def __call__(self, images: Tensor, number: int) -> Tensor:
         """uint8 (N, C, H, W) -> the `number` closest to each, uint8 (N, number, C, H, W)."""

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--splits {args.splits}: give a number from 1 to that of the images")
     check_arrays([args.source])
     network = network_for([args.source], args)
-    logits = torch.cat([logits for _, logits in features_of(args.source, network, args)])
+    logits = torch.cat([logits.cpu() for _, logits in features_of(args.source, network, args)])
     mean, std = inception_score(logits, args.splits)
     if args.json:
         result = {"mean": mean, "std": std, "n": len(logits), "features": network.name}

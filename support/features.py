@@ -265,14 +265,14 @@ FeatureNetwork = InceptionFeatures | ClassifierFeatures
 def extract(
     batches: Iterable[Tensor], network: FeatureNetwork, precision: str = "fp32"
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield features (B, d) and logits (B, K), float32 on the CPU, of batches of uint8 images."""
+    """Yield features (B, d) and logits (B, K) of uint8 images, float32 on the network's device."""
     device = next(network.buffers()).device
     autocast = autocast_for(device, precision)
     for images in batches:
         # A GPU's convolutions would keep 10 of float32's 23 bits (TF32).
         with autocast(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             features, logits = network(images.to(device))
-        yield features.cpu(), logits.cpu()
+        yield features, logits
 
 
 def load_classifier(path: Path) -> ClassifierFeatures:

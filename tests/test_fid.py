@@ -139,6 +139,27 @@ def test_symmetric() -> None:
         assert distance(x, y) > 1
 
 
+class OnMps(Tensor):
+    """A stand-in for features on MPS: it cannot become float64 until it is moved to the CPU."""
+
+    device = property(lambda self: torch.device("mps"))  # type: ignore[assignment]
+
+    def to(self, device: str) -> Tensor:  # type: ignore[override]
+        assert device == "cpu"
+        return self.as_subclass(Tensor)
+
+    def double(self) -> Tensor:
+        raise TypeError("MPS has no float64")
+
+
+@pytest.mark.parametrize("n", [20, 200])
+def test_features_on_mps_are_measured_on_the_cpu(n: int) -> None:
+    x = correlated(n, 48, seed=1).float()
+    one, other = fitted(x), fitted(x.as_subclass(OnMps))
+    assert type(other.mean) is Tensor
+    assert torch.equal(one.mean, other.mean) and torch.equal(one.root, other.root)
+
+
 def test_shift_gives_its_squared_length() -> None:
     shift = torch.linspace(-1, 2, 48).double()
     for n in (500, 20):

@@ -65,7 +65,7 @@ class Evaluation:
         statistics, kept = Statistics(self.network.dim), []
         for features, logits in extract(images.split(BATCH), self.network):
             statistics.update(features)
-            kept.append(logits)
+            kept.append(logits.cpu())
         logits = torch.cat(kept)
         distance = frechet_distance(self.real, statistics.gaussian())
         score, _ = inception_score(logits)

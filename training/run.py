@@ -93,6 +93,8 @@ class Run:
         self.script, self.args, self.dataset, self.state = script, args, dataset, state
         self.critic = state["discriminator" if "discriminator" in state else "critic"]
         self.device = next(state["generator"].parameters()).device
+        # All batches have one shape, so cuDNN tries its algorithms once and keeps the fastest.
+        torch.backends.cudnn.benchmark = self.device.type == "cuda"
         self.steps_per_epoch = steps_per_epoch
         self.total_steps = args.epochs * steps_per_epoch
         self.sample_every = args.sample_every or max(1, args.epochs // PICTURES)
