@@ -286,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_g.step()
         discriminator.requires_grad_(True)
 
-        # Only samples and metrics use the EMA. Its decay starts small, because G changes fast then.
+        # Only samples and metrics use the EMA. The decay grows with the steps, as in TensorFlow,
+        # because G changes fast at the start.
         update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
         # Log the losses and, before and after D's update, how real D finds the images.

@@ -13,8 +13,8 @@ convolutions, and decides whether an image comes from the data.
     norm of D              batch                                  spectral (Miyato et al. 2018)
     Adam: learning rates   0.0002                                 0.0008 (G), 0.0016 (D)
     Adam: beta1, beta2     0.5, 0.999                             0, 0.9
-    learning-rate decay    none; in 28 x 28*: second half         second half
-    weight decay           2.5e-5*                                none
+    learning-rate decay    none; over the second half*            over the second half
+    gains, weight decay    N(1, 0.02) at 64 x 64, 2.5e-5*         1, no weight decay
     update of G            new z                                  z of the update of D
     target of real images  1                                      0.9 (label smoothing)
     samples                from G                                 from the EMA of G's weights
@@ -281,7 +281,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_g.step()
         discriminator.requires_grad_(True)
 
-        # Only samples and metrics use the EMA. Its decay starts small, because G changes fast then.
+        # Only samples and metrics use the EMA. The decay grows with the steps, as in TensorFlow,
+        # because G changes fast at the start.
         update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
         # Log the losses and, before and after D's update, how real D finds the images.
