@@ -141,7 +141,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage = tmp_path_factory.mktemp("stage")
     for name in set(re.findall(r"\bpictures\b|\w+_folder\b|\bCIFAR\b", TEXT)):
         make_pictures(stage / name)
-    shutil.copytree(ROOT / "pretrained", stage / "pretrained")
+    for name in ("pretrained", "configs"):
+        shutil.copytree(ROOT / name, stage / name)
     with pytest.MonkeyPatch.context() as patch:
         small_world(patch, stage)
         main = importlib.import_module("cdcgan").main
@@ -191,7 +192,8 @@ def test_the_answers_code_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> 
         exec(block.replace("10_000", "50").replace('["critic"]', '["generator"]'), {})
 
 
-def test_every_training_command_is_parsed() -> None:
+def test_every_training_command_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     for script, *argv in map(shlex.split, OURS):
         if script.removesuffix(".py") in SCRIPTS and not {"--resume", "--help"} & set(argv):
             importlib.import_module(script.removesuffix(".py")).parse_args(argv)

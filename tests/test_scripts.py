@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import inspect
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -257,6 +258,22 @@ def test_stopped_and_resumed_is_the_same(
     one, other = (torch.load(tmp_path / n / "last.pt") for n in ("whole", "stopped"))
     assert one["step"] == 4
     assert str(one) == str(other) and same(*(weights(tmp_path / n) for n in ("whole", "stopped")))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").iterdir()), ids=lambda path: path.stem)
+def test_the_papers_settings_train(path: Path, flags: list[str], tmp_path: Path) -> None:
+    """Each file in configs/ names hyperparameters of its script, and a run trains with them."""
+    config = json.loads(path.read_text())
+    assert config.keys() == {"script", "not_reached", "args"} and config["not_reached"]
+    script, settings = SCRIPTS[config["script"]], config["args"]
+    assert settings.keys() <= CHANGES[config["script"]].keys()
+    parsed, defaults = vars(script.parse_args(["--config", str(path)])), vars(script.parse_args([]))
+    assert parsed == defaults | settings | {"config": str(path)} and settings["ema"] == 0
+    script.main(["--config", str(path), *flags, "--name", "run", "--max_steps", "3"])
+    args = json.loads((tmp_path / "run" / "config.json").read_text())["args"]
+    kept = {key: value for key, value in settings.items() if f"--{key}" not in flags}
+    assert kept and kept == {key: args[key] for key in kept}
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 3
 
 
 @every_script
