@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import training.run
@@ -44,8 +45,10 @@ METRICS = """
     inception_score.py pretrained/cdcgan-fashion_mnist.pt --splits 3
 """
 SAMPLES = """
-    generate.py --z_scale 0.7 --class Bag
-    generate.py --seed 3
+    generate.py --num_images 40 --format npz --z_scale 0.7 --class Bag
+    generate.py --num_images 40 --format npz --seed 3
+    generate.py --interpolate 3 --grid_size 5
+    generate.py --grid_size 4 --seed 3
 """
 Numbers = dict[str, list[float]]
 
@@ -83,9 +86,13 @@ def measured(command: str, pictures: Path, out: Path) -> Numbers:
 
 
 def drawn(command: str, pictures: Path, out: Path) -> Numbers:
-    """Draw 40 images with the pretrained generator; return the sizes of the pixels."""
-    call(command, "--num_images", "40", "--format", "npz", "--save_path", str(out / "drawn.npz"))
-    with np.load(out / "drawn.npz") as file:
+    """Draw with the pretrained generator; return the sizes of the pixels and labels."""
+    path = out / ("drawn.npz" if "npz" in command else "drawn.png")
+    call(command, "--save_path", str(path))
+    if path.suffix == ".png":
+        with Image.open(path) as image:
+            return {"grid": sizes(torch.from_numpy(np.array(image)))}
+    with np.load(path) as file:
         return {name: sizes(torch.from_numpy(file[name])) for name in file}
 
 
