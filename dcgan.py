@@ -54,7 +54,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     norms = ("spectral", "batch", "instance", "layer", "none")
     norm = "normalisation of D (DCGAN: batch; spectral: Miyato et al. 2018)"
     model.add_argument("--norm", choices=norms, default="spectral", help=norm)
-    dropout = "fraction of D's last features that dropout sets to 0 (Goodfellow et al. 2014)"
+    dropout = "fraction of the last features that dropout sets to 0 (Goodfellow et al. 2014)"
     model.add_argument("--dropout", type=float, default=0.0, help=dropout)
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")

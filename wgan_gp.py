@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     norms = ("layer", "instance", "none", "batch")
     norm = "normalisation of the critic (Sec. 4: layer); batch only with --weight_clip"
     model.add_argument("--norm", choices=norms, default="layer", help=norm)
-    dropout = "fraction of the critic's last features that dropout sets to 0"
+    dropout = "fraction of the last features that dropout sets to 0 (Goodfellow et al. 2014)"
     model.add_argument("--dropout", type=float, default=0.0, help=dropout)
     model.add_argument("--conditional", **SWITCH, help="give the class to both networks")
     optim = parser.add_argument_group("optimisation")
@@ -68,9 +68,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--lambda_gp", type=float, default=10.0, help=weight)
     clip = "WGAN: clip the critic's weights to [-c, c], no penalty (Arjovsky et al.: 0.01)"
     optim.add_argument("--weight_clip", type=float, metavar="C", help=clip)
-    lr_g = "learning rate of G (Alg. 1: 1e-4; Arjovsky et al.: 5e-5)"
-    optim.add_argument("--lr_g", type=float, default=1.6e-3, help=lr_g)
-    lr_d = "learning rate of the critic (Alg. 1: 1e-4; Arjovsky et al.: 5e-5)"
+    optim.add_argument("--lr_g", type=float, default=1.6e-3, help="G's learning rate (paper: 1e-4)")
+    lr_d = "learning rate of the critic (Alg. 1: 1e-4; WGAN: 5e-5)"
     optim.add_argument("--lr_d", type=float, default=1.6e-3, help=lr_d)
     optim.add_argument("--beta1", type=float, default=0.0, help="Adam beta1 (Alg. 1: 0)")
     beta2 = "Adam beta2, and the smoothing of RMSprop (Alg. 1: 0.9)"
