@@ -5,7 +5,7 @@
     real, labels = batches[0]                              # (128, 1, 28, 28) in [-1, 1], (128,)
 
 A data set below 2 GiB stays on the training device as one tensor, so no worker process loads
-images during training. The files of mnist, fashion_mnist and cifar10 are searched in --data_dir,
+images during training. The files of mnist, fashion_mnist and cifar10 are looked up in --data_dir,
 and are downloaded if they are missing. Their checksums are verified. Debian's package of
 fashion_mnist is found, too. A folder of images is decoded once, into a cache file, which is then
 mapped into memory.
@@ -168,7 +168,7 @@ class Batches:
         self.batch_size, self.seed, self.hflip = batch_size, seed, hflip
         self.rank_slice = local_rows(batch_size) if shared else slice(0, batch_size)
         self.device = torch.device(device)
-        # A larger data set stays a memory map: index_select reads only the rows of a batch.
+        # index_select reads only the rows of the batch, also from a memory map on the CPU.
         home = self.device if images.nbytes < KEEP_ON_DEVICE else torch.device("cpu")
         self.images, self.labels = images.to(home), labels.to(home)
         self.epoch = -1

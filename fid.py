@@ -200,9 +200,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = metric_parser(__doc__)
     sources = f"the real set, then the generated set, each {SOURCES}, or saved statistics"
     parser.add_argument("sources", nargs="+", metavar="SET", help=sources)
-    parser.add_argument("--save_stats", metavar="FILE", help="write statistics of one set (.npz)")
-    parser.add_argument("--kid", action="store_true", help="add KID (Binkowski et al. 2018)")
-    prdc = "add precision, recall (k = 3), density and coverage (k = 5) of the second set"
+    parser.add_argument("--save_stats", metavar="FILE", help="write statistics of one set as .npz")
+    parser.add_argument("--kid", action="store_true", help="print KID, too (Binkowski et al. 2018)")
+    prdc = "print precision and recall (k = 3), density and coverage (k = 5), too (default: no)"
     parser.add_argument("--prdc", action="store_true", help=prdc)
     args = parser.parse_args(argv)
     if len(args.sources) != (1 if args.save_stats else 2):
