@@ -146,7 +146,7 @@ def test_the_command_serves_the_model_it_is_given(
     where = ["--load_path", str(checkpoint), "--data_dir", str(pictures), "--device", "cpu"]
     demo.main([*where, "--port", "0", "--precision", "bf16"])
     assert given == [(str(checkpoint), str(pictures), torch.device("cpu"), "bf16")]
-    said = r"open http://127\.0\.0\.1:[1-9]\d+ in a browser; Ctrl-C ends it\nstopped\n"
+    said = r"open http://127\.0\.0\.1:[1-9]\d+ in a browser; stop with Ctrl-C\nstopped\n"
     assert re.fullmatch(said, capsys.readouterr().out)
     (logged,) = caplog.messages
     assert "/sample.png?n=0" in logged
@@ -297,7 +297,7 @@ def test_bad_starts(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     load = ["--load_path", str(checkpoint), "--device", "cpu"]
     assert "--port 70000" in refusal(demo.main, [*load, "--port", "70000"], capsys)
     assert "nowhere.invalid" in refusal(demo.main, [*load, "--host", "nowhere.invalid"], capsys)
-    assert "called so" in refusal(demo.main, [*load, "--host", "\u00e4..b"], capsys)
+    assert "valid host name" in refusal(demo.main, [*load, "--host", "\u00e4..b"], capsys)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert f"--port {port}" in refusal(demo.main, [*load, "--port", port], capsys)

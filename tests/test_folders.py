@@ -594,7 +594,7 @@ def test_missing_empty_and_single(tmp_path: Path) -> None:
         load_dataset("folder", tmp_path / "none")
     with pytest.raises(InputError, match="holds no images"):
         load_dataset("folder", tmp_path)
-    with pytest.raises(InputError, match="a single image, and none is left to test on"):
+    with pytest.raises(InputError, match="a single image, which leaves none for testing"):
         load_dataset("folder", flat(tmp_path, 1))
     assert len(load_dataset("folder", flat(tmp_path, 2)).test_images) == 1
 
