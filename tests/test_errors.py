@@ -284,7 +284,7 @@ def test_resume_from_a_state_that_is_none(
     ("argv", "says"),
     [
         (["--lr_g", "0.1"], "--lr_g 0.1"),
-        (["--epochs", "3"], "only raise it"),
+        (["--epochs", "3"], "give at least as many"),
         (["--name", "other"], "--name other"),
         (["--hflip"], "--hflip"),
         (["--classes", "bag"], "--classes bag"),
@@ -451,7 +451,7 @@ def test_a_cache_folder_that_cannot_be_looked_into(
     load_dataset("folder", image_folder(tmp_path, "a/1.png", "a/2.png", "b/1.png", "b/2.png"), 28)
     network, images = random_classifier(), random_images(9, 1, 28)
     assert real_statistics(network, images).n == 9
-    assert "computes the statistics anew" in capsys.readouterr().err
+    assert "computes the statistics again" in capsys.readouterr().err
     monkeypatch.setattr(support.features, "INCEPTION_URL", "http://127.0.0.1:9/weights.pth")
     with pytest.raises(InputError, match="too long"):
         support.features.load_inception()

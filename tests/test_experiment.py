@@ -142,7 +142,7 @@ def test_a_run_from_before_a_flag_is_not_resumed(
     del config["args"]["lr_decay"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     line = refusal(cdcgan.main, ["--resume", str(tmp_path)], capsys)
-    assert f"{tmp_path} was started before there was --lr_decay: go on with the commit" in line
+    assert f"{tmp_path} was started by a version without --lr_decay: resume the run" in line
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan"), 1, "0.1"])
@@ -326,17 +326,17 @@ def test_a_run_in_parts_counts_and_says_where_it_stands(
         ("epoch 3/3", 0, 5),
     ]
 
-    for part, stands in zip(said, ("new run", "going on at step 7 of 15"), strict=True):
+    for part, stands in zip(said, ("new run", "resuming at step 7 of 15"), strict=True):
         assert "Generator: " in part and "Discriminator: " in part
         assert (
-            "folder: 105 training and 12 test images of 1 x 28 x 28, 3 classes; 5 steps an epoch\n"
+            "folder: 105 training and 12 test images of 1 x 28 x 28, 3 classes; 5 steps per epoch\n"
             "classes (training images): bag 35, coat 35 and 1 more\n"
-            f"{stands} on cpu, in {folder}\nto watch it: tensorboard --logdir {tmp_path}\n"
+            f"{stands} on cpu, in {folder}\nto watch the run: tensorboard --logdir {tmp_path}\n"
         ) in part
     for part, steps in zip(said, (7, 15), strict=True):
         assert part.endswith(
-            f"{steps} steps done; everything is in {folder}\n"
-            f"to sample it: python generate.py --load_path {folder} --grid_size 8\n"
+            f"{steps} steps done; the results are in {folder}\n"
+            f"to draw samples: python generate.py --load_path {folder} --grid_size 8\n"
         )
 
 
@@ -456,7 +456,7 @@ def test_classes_that_were_swapped_are_other_data(
 def test_long_runs_draw_fewer_pictures(
     flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training.run, "PICTURES", 2)
+    monkeypatch.setattr(training.run, "SAMPLE_FILES", 2)
     for every, expected in ([], [0, 3, 6]), (["--sample_every", "5"], [0, 5]):
         name = "-".join(["run", *every])
         cdcgan.main([*flags, "--batch_size", "50", "--epochs", "7", "--name", name, *every])

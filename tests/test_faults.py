@@ -223,7 +223,7 @@ def test_of_runs_of_one_name_only_one_begins(
     for code, log in zip(codes, logs, strict=True):
         if code == 2:
             (line,) = log.read_text().splitlines()
-            assert "same is in use" in line or "same is there already" in line
+            assert "same is in use" in line or "same exists already" in line
     assert_same_run(whole.parent / "same", whole)
 
 
@@ -691,5 +691,5 @@ def test_ctrl_c_that_ends_the_reader_of_the_output_as_well(
         cdcgan.main([*flags, "--name", "run"])
     assert end.value.code == 130
     assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 10
-    said = "stopped at step 10; to go on: python cdcgan.py --resume" in capsys.readouterr().err
+    said = "stopped at step 10; to resume: python cdcgan.py --resume" in capsys.readouterr().err
     assert said == ("stderr" not in broken)

@@ -175,7 +175,7 @@ def test_stopped_and_killed_and_resumed(flags: list[str], tmp_path: Path) -> Non
     assert errors_of_ours(err) == [] and process.returncode != 0
     resume = f"torchrun --standalone --nproc_per_node=2 cdcgan.py --resume {stopped}"
     step = read_checkpoint(stopped / "last.pt")["step"]
-    assert out.splitlines()[-1] == f"stopped at step {step}; to go on: {resume}"
+    assert out.splitlines()[-1] == f"stopped at step {step}; to resume: {resume}"
     assert 10 <= step < 120  # 10 if it was still at the picture
 
     for rank in (1, 0):
@@ -260,7 +260,7 @@ def test_two_machines_train_and_resume_as_one_process(
         epoch = step // 10 + 1
     ended = outputs(start_on(machines, "--resume", "runs/run"))
     assert [code for *_, code in ended] == [0, 0], ended
-    assert f"going on at step {step}" in ended[0][0]
+    assert f"resuming at step {step}" in ended[0][0]
     assert sorted(path.name for path in machines[1].iterdir()) == ["cache", "data"]
 
     flags[data], flags[out] = str(machines[0] / "data"), str(tmp_path)

@@ -1,7 +1,7 @@
-"""The flags of every run, and how a script adds its own.
+"""Define and parse the flags that all training scripts have.
 
-    parser = argument_parser(__file__, __doc__)     # the script adds its hyperparameters,
-    args = parse_run_args(parser, argv)             # then this adds the other flags, and parses
+    parser = argument_parser(__file__, __doc__)     # then the script adds its hyperparameters
+    args = parse_run_args(parser, argv)             # adds the flags of every run, and parses
 
 --config FILE starts from the arguments of another run. --resume DIR continues a stopped run.
 """
@@ -25,8 +25,8 @@ from support.features import FEATURES
 from support.files import run_folder
 from support.images import IMAGE_SIZES
 
-SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # for a yes/no flag
-# The values that each number may have, as intervals of mathematics. "(0" leaves out 0.
+SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # --x and --no-x
+# Allowed values of each number, as intervals: "[0, 1)" contains 0 and excludes 1.
 WIDTH, COUNT, FRACTION = "[1, 4096]", "[1, 1e9]", "[0, 1)"
 RANGES = {
     **dict.fromkeys(("z_dim", "ngf", "ndf"), WIDTH),
@@ -43,7 +43,7 @@ NO_HYPERPARAMETERS = CHANGEABLE_ON_RESUME | {"out_dir", "name", "config"}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Shows a script's docstring as it is, and every flag's default where it has one."""
+    """Show a script's docstring without reformatting, and the default of each flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or action.default is argparse.SUPPRESS:
@@ -52,7 +52,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 
 
 def argument_parser(script: str, description: str | None) -> argparse.ArgumentParser:
-    """The parser to which `script`, a file's name, adds its own flags."""
+    """Return a parser, to which the script in the file `script` adds hyperparameters."""
     return argparse.ArgumentParser(
         Path(script).name,
         description=description,
@@ -69,7 +69,7 @@ def in_range(value: float, interval: str) -> bool:
 
 
 def parse_checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """Parse `argv`, and end with exit code 2 and one line if a number is out of its range."""
+    """Parse `argv`. Exit with code 2 and one line if a number is outside of RANGES."""
     args = parser.parse_args(argv)
     for name, value in vars(args).items():
         if name in RANGES and value is not None and not in_range(value, RANGES[name]):
@@ -80,14 +80,14 @@ def parse_checked(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argpa
 def parse_run_args(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None
 ) -> argparse.Namespace:
-    """Add the flags of every run, and parse. --config and --resume give the defaults."""
+    """Add the flags of every run, and parse `argv`. --config and --resume change the defaults."""
     data = parser.add_argument_group("data")
     data.add_argument(
         "--dataset", choices=DATASETS, default="fashion_mnist", help="data set to learn"
     )
     data_dir = "folder of the data set; for --dataset folder, the folder of your images"
     data.add_argument("--data_dir", default="data", help=data_dir)
-    size = "side of the images in pixels; others are resized (default: 28 or 32; 64 for a folder)"
+    size = "resize images to this many pixels per side (default: 28 or 32; 64 for a folder)"
     data.add_argument("--image_size", type=int, choices=IMAGE_SIZES, help=size)
     classes = "classes to keep, by name or number, separated by commas (default: all)"
     data.add_argument("--classes", help=classes)
@@ -108,7 +108,7 @@ def parse_run_args(
     run.add_argument("--max_steps", type=int, help="stop after this many generator updates in all")
     sample_every = (
         "save sample images every N epochs (default: 1; in runs of 200 epochs or more, chosen to "
-        "give 100 to 200 files)"
+        "give 100 to 150 files)"
     )
     run.add_argument("--sample_every", type=int, metavar="N", help=sample_every)
     run.add_argument("--eval_every", type=int, default=1, help="epochs between evaluations")
@@ -125,7 +125,9 @@ def parse_run_args(
     argv = sys.argv[1:] if argv is None else list(argv)
     args = parse_checked(parser, argv)
     if args.resume and args.config:
-        raise InputError("--resume and --config exclude each other: a run brings its own arguments")
+        raise InputError(
+            "--resume and --config exclude each other: --resume uses the run's own config.json"
+        )
     if args.config:
         saved = from_rank_zero(partial(read_config, Path(args.config), parser.prog))
         own = {name: value for name, value in saved.items() if name not in ("name", "max_steps")}
@@ -133,7 +135,7 @@ def parse_run_args(
     if args.resume:
         args = resumed_args(parser, argv, Path(args.resume))
     if args.name is not None and not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", args.name):
-        raise InputError(f"--name {args.name!r}: letters, digits and . _ + - only")
+        raise InputError(f"--name {args.name!r}: use only letters, digits and . _ + -")
     folder = args.resume or args.out_dir
     try:
         folder.encode()
@@ -143,7 +145,7 @@ def parse_run_args(
 
 
 def as_flags(args: dict[str, Any]) -> list[str]:
-    """Arguments as the command line that gives them: so they are checked as a command line is."""
+    """Return the flags that set `args`. Parsing the flags checks the values."""
     flags = []
     for name, value in args.items():
         if isinstance(value, bool):
@@ -154,50 +156,61 @@ def as_flags(args: dict[str, Any]) -> list[str]:
 
 
 def hyperparameters(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments that decide what a run's networks become."""
+    """Return the arguments except paths, the device, --max_steps and reporting intervals."""
     return {name: value for name, value in vars(args).items() if name not in NO_HYPERPARAMETERS}
 
 
 def as_command(script: str, args: argparse.Namespace) -> str:
-    """Return the command line that trains a run's networks, without where they go."""
+    """Return the command line that sets all hyperparameters of a run."""
     return shlex.join(["python", f"{script}.py", *as_flags(hyperparameters(args))])
 
 
 def read_config(path: Path, script: str) -> dict[str, Any]:
-    """The arguments in a run's config.json. InputError if it is none, or another script's."""
+    """Return the arguments in a config.json.
+
+    Raise InputError if the file is no config.json or belongs to another script.
+    """
     try:
         config = json.loads(path.read_text())
-        of_script, args = config["script"], config["args"] | {}  # TypeError for what is no dict
+        of_script, args = (
+            config["script"],
+            config["args"] | {},
+        )  # | raises TypeError for other types
         for text in filter(lambda value: isinstance(value, str), args.values()):
-            if b"\0" in os.fsencode(text):  # which itself refuses other text that names no file
-                raise ValueError("a name with a zero byte")
+            if b"\0" in os.fsencode(text):  # fsencode refuses other text that names no file
+                raise ValueError("a text contains a zero byte")
     except OSError as error:
         advice = "give a run's config.json" if path.is_dir() else "check the name of the run folder"
         raise InputError(f"{path} cannot be read ({error.strerror}): {advice}") from None
     except (ValueError, LookupError, TypeError, RecursionError):
         raise InputError(f"{path} is not the config.json of a run") from None
     if of_script != Path(script).stem:
-        raise InputError(f"{path} is of {of_script}.py: run that script")
+        raise InputError(f"{path} belongs to {of_script}.py: run that script")
     return args
 
 
 def resumed_args(
     parser: argparse.ArgumentParser, argv: Sequence[str], folder: Path
 ) -> argparse.Namespace:
-    """The arguments of the run in `folder` with those of `argv` that may differ from them."""
-    # The first process reads, because other machines do not have the run folder.
+    """Return the arguments of the run in `folder`, with the changes in `argv`.
+
+    Raise InputError if `argv` changes an argument that must not change.
+    """
+    # Process 0 reads config.json, because other machines do not have the run folder.
     saved = from_rank_zero(lambda: read_config(run_folder(folder) / "config.json", parser.prog))
     if lacking := vars(parser.parse_args([])).keys() - saved.keys() - {"resume", "config"}:
         flags = ", ".join(f"--{name}" for name in sorted(lacking))
-        hint = "go on with the commit that its config.json names"
-        raise InputError(f"{folder} was started before there was {flags}: {hint}")
+        hint = "resume the run with the commit in config.json"
+        raise InputError(f"{folder} was started by a version without {flags}: {hint}")
     old = parse_checked(parser, as_flags(saved))
     saved.pop("max_steps", None)
     args = parse_checked(parser, as_flags(saved) + list(argv))
     for name, value in vars(args).items():
         before = getattr(old, name)
         if name == "epochs" and value < before:
-            raise InputError(f"--epochs {value}: {folder} was started for {before}; only raise it")
+            raise InputError(
+                f"--epochs {value}: {folder} has {before} epochs; give at least as many"
+            )
         if name not in CHANGEABLE_ON_RESUME | {"epochs"} and value != before:
-            raise InputError(f"--{name} {value}: {folder} was started with {before}; leave it out")
+            raise InputError(f"--{name} {value}: {folder} was started with {before}; omit --{name}")
     return args
