@@ -217,20 +217,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     moving = args.gif or suffix == ".gif"
     if args.interpolate:
         rows = args.interpolate
-        row_classes = [drawn[i % len(drawn)] for i in range(rows)] if classes else []
+        row_labels = [drawn[i % len(drawn)] for i in range(rows)] if classes else []
     else:
         rows = len(drawn) if len(drawn) > 1 else columns
-        row_classes = list(drawn) * (rows // len(drawn)) if classes else []
+        row_labels = list(drawn) * (rows // len(drawn)) if classes else []
     shown = dict(zip(drawn, drawable([classes[i] for i in drawn], drawn), strict=True))
-    names = [shown[i] for i in row_classes]
+    names = [shown[i] for i in row_labels]
     if args.interpolate and len(drawn) > 1:  # a row ends in the class of the next row
         names = [f"{a} to {b}" for a, b in zip(names, names[1:] + names[:1], strict=True)]
     across = args.neighbours + 2 if args.neighbours else columns
     image_size = checkpoint["generator_args"]["image_size"]
     drawing.check_layout(drawing.lay_out(rows * across, across, image_size, names), moving)
 
-    classes_of_rows = torch.tensor(row_classes, device=device).repeat_interleave(columns)
-    labels = classes_of_rows if classes else None
+    labels = torch.tensor(row_labels, device=device).repeat_interleave(columns) if classes else None
     z = noise(rows * columns, z_dim, args.seed, device)
     frames: Iterable[Tensor]
     if args.interpolate:

@@ -188,6 +188,7 @@ def flags(case: Case) -> list[str]:
         "fid": ["data/train/a", "run", *FEW, *FASHION],
         "inception_score": ["run", *FEW, *FASHION],
         "demo": ["--load_path", "run", *CPU],
+        PLOT[0]: ["run"],
         TRAIN_CLASSIFIER[0]: CLASSIFIED,
     }.get(name, [*FOLDER, "--features", "none", "--out_dir", "out"])
     for _ in range(case.rng.randint(1, 3) if case.harm else 0):
