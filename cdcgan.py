@@ -1,22 +1,22 @@
 """Conditional DCGAN: images of a class that you choose (Mirza & Osindero, 2014, arXiv:1411.1784).
 
 A generator G turns noise z and a class y into an image. A discriminator D sees an image and a
-class, and decides whether both come from the data. It can reject a good image of the wrong class.
+class, and decides whether the pair is real. It can reject a good image that has the wrong class.
 
     min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]
 
-All else is as in dcgan.py, with its departures from the paper of DCGAN.
+Everything else is as in dcgan.py, including the departures from the DCGAN paper.
 
     what                   in the paper                           here
     networks               multilayer perceptrons                 those of dcgan.py
-    y in G                 one-hot vector beside z                learnt vector beside z
-    y in D                 one-hot vector beside the image        projection (Miyato & Koyama 2018)
+    y in G                 hidden layer beside that of z          learnt vector beside z
+    y in D                 hidden layer beside that of x          projection (Miyato & Koyama 2018)
 
 Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
-Result:  FCD 0.05 ± 0.01 after 50 epochs (3 seeds, 10k samples, test set), 40 min, one AMX CPU core
+Result:  FCD 0.05 ± 0.01, best of 50 epochs (3 seeds, 10k vs test set), 40 min, one AMX CPU core
 """
 
-from support.processes import training_command  # first: it prepares the command
+from support.processes import training_command  # first: Ctrl-C during imports ends in one line
 
 import argparse
 import copy
@@ -54,27 +54,27 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--batch_size", type=int, default=128, help="images per step (DCGAN: 128)")
     optim.add_argument("--lr_g", type=float, default=8e-4, help="G's learning rate (paper: 2e-4)")
     optim.add_argument("--lr_d", type=float, default=1.6e-3, help="D's learning rate (paper: 2e-4)")
-    decay = "last fraction of the run, over which learning rates fall to 0 (DCGAN's code: 0.5)"
+    decay = "last fraction of the run, in which learning rates fall to 0 (DCGAN's MNIST code: 0.5)"
     optim.add_argument("--lr_decay", type=float, default=0.5, help=decay)
     optim.add_argument("--beta1", type=float, default=0.0, help="Adam beta1 (DCGAN Sec. 4: 0.5)")
     optim.add_argument("--beta2", type=float, default=0.9, help="Adam beta2 (usual: 0.999)")
-    ema = "decay of the EMA of G's weights; 0: no EMA (Yazici et al. 2019)"
+    ema = "decay of the exponential moving average (EMA) of G's weights; 0: none (Yazici 2019)"
     optim.add_argument("--ema", type=float, default=0.99, help=ema)
-    matching = "train G to match the mean of D's features (Salimans et al. 2016 Sec. 3.1)"
+    matching = "replace G's loss: match the mean of D's features (Salimans et al. 2016 Sec. 3.1)"
     optim.add_argument("--feature_matching", **SWITCH, help=matching)
     labels = parser.add_argument_group("labels of the discriminator")
     smoothing = "D's target for real images is 1 minus this (Salimans et al. 2016 Sec. 3.4)"
     labels.add_argument("--label_smoothing", type=float, default=0.1, help=smoothing)
-    noise = "fraction of D's labels that are swapped at random (Chintala et al. 2016, tip 6)"
+    noise = "fraction of D's labels that are swapped at random (ganhacks, tip 6)"
     labels.add_argument("--label_noise", type=float, default=0.0, help=noise)
-    flip = "train D with real = 0 and generated = 1, which only mirrors the sign of its logit"
+    flip = "train D with real = 0 and generated = 1; this only changes the sign of D's logit"
     labels.add_argument("--flip_labels", **SWITCH, help=flip)
     return parse_run_args(parser, argv)
 
 
 def channel_widths(image_size: int, width: int) -> tuple[int, list[int]]:
     """Return the side of the smallest feature map, and the channels of all maps."""
-    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]  # of the side, down to 7 or 4
+    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]  # down to 7 or 4 pixels
     return image_size >> halvings, [width * min(2**i, 8) for i in range(halvings)]  # DCGAN Fig. 1
 
 
@@ -85,17 +85,17 @@ class Generator(nn.Module):
         self, z_dim: int, ngf: int, channels: int, image_size: int, num_classes: int
     ) -> None:
         super().__init__()
-        self.first, widths = channel_widths(image_size, ngf)  # 7, [64, 128] for 28 x 28 pixels
-        # init_weights draws it with std 0.02: with torch's std of 1, samples of a class look alike.
+        self.side, widths = channel_widths(image_size, ngf)  # 7, [64, 128] for 28 x 28 pixels
+        # init_weights sets std 0.02. With the default N(0, 1), the samples of a class look alike.
         self.embed = nn.Embedding(num_classes, z_dim)
-        self.project = nn.Linear(2 * z_dim, widths[-1] * self.first**2, bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(True)]
+        self.project = nn.Linear(2 * z_dim, widths[-1] * self.side**2, bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
         for before, width in pairwise(reversed(widths)):
-            # Kernel 4 is a multiple of stride 2, which avoids checkerboards (Odena et al. 2016).
+            # Kernel 4 is a multiple of stride 2, which reduces checkerboards (Odena et al. 2016).
             layers += [
                 nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(width),
-                nn.ReLU(True),
+                nn.ReLU(inplace=True),
             ]
         layers.append(nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
@@ -104,14 +104,14 @@ class Generator(nn.Module):
         z = torch.cat([z, self.embed(labels)], dim=1)  # (B, 2 * z_dim)
         x = self.project(z)  # (B, 7 * 7 * 128) for 28 x 28 pixels
         # Channels come last in memory, because convolutions are fastest in this layout.
-        x = x.view(len(z), self.first, self.first, -1).permute(0, 3, 1, 2)  # (B, 128, 7, 7)
+        x = x.view(len(z), self.side, self.side, -1).permute(0, 3, 1, 2)  # (B, 128, 7, 7)
         x = self.layers(x)  # (B, 64, 14, 14), then (B, channels, 28, 28)
         # tanh in float32: bfloat16 rounds black pixels to exactly -1, where the gradient is 0.
         return x.float().tanh()
 
 
 class Discriminator(nn.Module):
-    """Turn images (B, channels, H, W) and labels (B,) into logits (B,); > 0 means real."""
+    """Turn images (B, channels, H, W) and labels (B,) into the logits of D(x|y), (B,)."""
 
     def __init__(
         self, ndf: int, channels: int, image_size: int, num_classes: int, norm: str, dropout: float
@@ -119,15 +119,15 @@ class Discriminator(nn.Module):
         super().__init__()
         side, widths = channel_widths(image_size, ndf)  # 7, [32, 64] for 28 x 28 pixels
         layers: list[nn.Module] = []
-        # The layer that sees the image has no norm (DCGAN Sec. 3), except spectral norm.
+        # DCGAN Sec. 3: no norm in D's first layer. Spectral norm is applied to all layers.
         kind = "spectral" if norm == "spectral" else "none"
         for before, width in pairwise([channels, *widths]):
             layers += conv_with_norm(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
-            layers += [nn.LeakyReLU(0.2, True)]  # (B, 32, 14, 14), then (B, 64, 7, 7)
+            layers += [nn.LeakyReLU(0.2, inplace=True)]  # (B, 32, 14, 14), then (B, 64, 7, 7)
             kind = norm
         self.layers = nn.Sequential(*layers)
-        # Two kinds of features: `dense` keeps positions (layout), as the authors' MNIST code does;
-        # `local` sums a convolution over all positions (texture).
+        # Two kinds of features. `dense` keeps positions (layout), as the authors' MNIST code does.
+        # `local` sums the outputs of a convolution over all positions (texture).
         last = widths[-1]
         self.local = nn.Sequential(*conv_with_norm(nn.Conv2d(last, last, 3, padding=1), norm))
         self.dense = nn.Linear(last * side**2, 8 * ndf)
@@ -139,7 +139,7 @@ class Discriminator(nn.Module):
                 spectral_norm(layer)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the input of the last layer (B, 8 * ndf + channels of the last convolution)."""
+        """Return the input of the last layer (B, 8 * ndf + channels of the last maps)."""
         maps = self.layers(images)  # (B, 64, 7, 7) for 28 x 28 pixels
         flat = maps.permute(0, 2, 3, 1).flatten(1)  # (B, 7 * 7 * 64), without a copy
         dense = F.leaky_relu(self.dense(flat), 0.2)  # (B, 256)
@@ -147,7 +147,7 @@ class Discriminator(nn.Module):
         return self.dropout(torch.cat([dense, local], dim=1))
 
     def logits_from_features(self, features: Tensor, labels: Tensor) -> Tensor:
-        # A score of its own, plus how well the image fits the class (Miyato & Koyama 2018, Eq. 3).
+        # A score without the class, plus the fit of image and class (Miyato & Koyama 2018, Eq. 3).
         fits_class = (self.embed(labels) * features).sum(dim=1)
         return (self.linear(features).squeeze(1) + fits_class).float()
 
@@ -156,23 +156,23 @@ class Discriminator(nn.Module):
 
 
 def init_weights(network: nn.Module) -> None:
-    """Draw weights with mean 0 and std 0.02 (DCGAN Sec. 4); spectral norm divides the std out."""
+    """Draw weights from N(0, 0.02^2) (DCGAN Sec. 4); biases keep the initial values of torch."""
     for parameter in network.parameters():
-        if parameter.ndim > 1:
+        if parameter.ndim > 1:  # not biases and batch norm
             nn.init.normal_(parameter, 0.0, 0.02)
 
 
 def targets(logits: Tensor, real: bool, smoothing: float, noise: float, flip: bool) -> Tensor:
     """Return D's targets (B,): 1 - smoothing for real images, 0 for generated images.
 
-    A random fraction `noise` gets the other target. `flip` then mirrors all: generated = 1.
+    A random fraction `noise` gets the other target. `flip` replaces each target t by 1 - t.
     """
     is_real = torch.full_like(logits, real, dtype=torch.bool)
     if noise:
         swapped = torch.rand_like(logits) < noise
         is_real = torch.where(swapped, ~is_real, is_real)
-    labels = is_real * (1 - smoothing)
-    return 1 - labels if flip else labels
+    target = is_real * (1 - smoothing)
+    return 1 - target if flip else target
 
 
 def discriminator_loss(
@@ -182,9 +182,9 @@ def discriminator_loss(
     noise: float = 0.0,
     flip: bool = False,
 ) -> Tensor:
-    """Return -E[log D(x)] - E[log(1 - D(G(z)))], as cross-entropies with the targets above.
+    """Return -E[log D(x)] - E[log(1 - D(G(z)))], or the cross-entropies with other targets.
 
-    They are computed from logits, because log D(x) is infinite where sigmoid rounds to 0.
+    The loss takes logits, because log D(x) would be infinite where sigmoid rounds to 0.
     """
     real = targets(real_logits, True, smoothing, noise, flip)
     fake = targets(fake_logits, False, smoothing, noise, flip)
@@ -195,7 +195,7 @@ def discriminator_loss(
 def generator_loss(fake_logits: Tensor, flip: bool = False) -> Tensor:
     """Return -E[log D(G(z))], the non-saturating loss (Goodfellow et al. 2014, Sec. 3).
 
-    The targets are neither noisy nor smoothed, because both only restrain D.
+    G has no label noise and no label smoothing, because both only regularise D.
     """
     real = targets(fake_logits, True, smoothing=0.0, noise=0.0, flip=flip)
     return F.binary_cross_entropy_with_logits(fake_logits, real)
@@ -204,12 +204,12 @@ def generator_loss(fake_logits: Tensor, flip: bool = False) -> Tensor:
 def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tensor:
     """Return |E f(x) - E f(G(z))|^2 for features (B, d) of D (Salimans et al. 2016, Sec. 3.1)."""
     real_mean, fake_mean = real_features.float().mean(dim=0), fake_features.float().mean(dim=0)
-    return (real_mean.detach() - fake_mean).square().sum()  # detach: only G learns from it
+    return (real_mean.detach() - fake_mean).square().sum()  # detach: a fixed target
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Let the learning rates fall linearly to 0 over the last fraction `decay` of a run, of which
-    the fraction `done` is over."""
+    """Decay the learning rates linearly to 0 over the last fraction `decay` of a run. `done` is the
+    finished fraction of the run."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:
@@ -262,9 +262,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         z = batches.noise(args.z_dim)  # (B, z_dim)
 
         # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))]. Real and generated images go
-        # through D separately: in one batch, the statistics of batch norm would tell them apart.
+        # through D separately, because batch norm would mix their statistics in one batch.
         with autocast(), parametrize.cached():  # compute spectral norm once for both passes
-            fake = generator(z, labels)
+            fake = generator(z, labels)  # as many images of each class as in `real`
             real_logits = discriminator(real, labels)
             fake_logits = discriminator(fake.detach(), labels)  # detach: D's loss must not change G
         d_loss = discriminator_loss(real_logits, fake_logits, **label_options)
@@ -286,11 +286,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_g.step()
         discriminator.requires_grad_(True)
 
-        # Only samples and metrics use the EMA. The decay grows with the steps, as in TensorFlow,
+        # Only samples and metrics use the EMA. The decay grows from 0.1 to --ema, as in TensorFlow,
         # because G changes fast at the start.
         update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
-        # Log the losses and, before and after D's update, how real D finds the images.
+        # Log both losses, and the means of D(x), and of D(G(z)) before and after D's update.
         run.log(real_logits, fake_logits, fake_logits_after, d_loss=d_loss, g_loss=g_loss)
 
 

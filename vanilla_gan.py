@@ -2,26 +2,27 @@
 
 A generator G turns noise z into an image. A discriminator D estimates the probability that an image
 comes from the data and not from G. D learns to tell the two apart. G learns to make images that D
-takes for data. In the optimum, D says 1/2 everywhere and G draws from the distribution of the data.
+calls real. At the optimum of V, D is 1/2 everywhere and G draws from the distribution of the data.
 
     min_G max_D  V = E_x[log D(x)] + E_z[log(1 - D(G(z)))]                                 (Eq. 1)
 
-Both networks are multilayer perceptrons: an image is a list of numbers, and nothing tells the
-networks which pixels are neighbours.
+Both networks are multilayer perceptrons. An image enters as a vector, so the networks do not know
+which pixels are neighbours.
 
     what                   in the paper                        here
     layers of G            ReLU and sigmoid                    leaky ReLU, tanh at the end
     layers of D            maxout                              leaky ReLU
     optimiser              gradient descent with momentum      Adam
+    loss of G              log(1 - D(G(z))) (Alg. 1)           -log D(G(z)) (Sec. 3)
     update of G            new z                               z of the last update of D
     target of real images  1                                   0.9 (label smoothing)
     samples                from G                              from the EMA of G's weights
 
 Run:     python vanilla_gan.py --dataset fashion_mnist --epochs 35
-Result:  FCD 2.52 ± 0.10 on Fashion-MNIST after 35 epochs (3 seeds), 14 min on one CPU core
+Result:  FCD 2.52 ± 0.10 on Fashion-MNIST, best of 35 epochs (3 seeds), 14 min on one CPU core
 """
 
-from support.processes import training_command  # first: it prepares the command
+from support.processes import training_command  # first: Ctrl-C during imports ends in one line
 
 import argparse
 import copy
@@ -45,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--z_dim", type=int, default=100, help="latent dimension, the length of z")
     ngf = "width of G's first hidden layer; each next layer is twice as wide"
     model.add_argument("--ngf", type=int, default=128, help=ngf)
-    ndf = "width of D's last hidden layer; each layer before is twice as wide"
+    ndf = "width of D's last hidden layer; each earlier layer is twice as wide as the next"
     model.add_argument("--ndf", type=int, default=256, help=ndf)
     dropout = "fraction of D's hidden features that dropout sets to 0 (Sec. 5)"
     model.add_argument("--dropout", type=float, default=0.3, help=dropout)
@@ -55,18 +56,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     d_steps = "updates of D per update of G (k in Alg. 1: 1)"
     optim.add_argument("--d_steps", type=int, default=1, help=d_steps)
     optim.add_argument("--lr_g", type=float, default=4e-4, help="learning rate of G")
-    lr_d = "learning rate of D (two rates: Heusel et al. 2017)"
-    optim.add_argument("--lr_d", type=float, default=4e-4, help=lr_d)
+    optim.add_argument("--lr_d", type=float, default=4e-4, help="learning rate of D")
     optim.add_argument("--beta1", type=float, default=0.5, help="Adam beta1 (DCGAN Sec. 4: 0.5)")
     optim.add_argument("--beta2", type=float, default=0.999, help="Adam beta2 (usual: 0.999)")
-    ema = "decay of the EMA of G's weights; 0: no EMA (Yazici et al. 2019)"
+    ema = "decay of the exponential moving average (EMA) of G's weights; 0: none (Yazici 2019)"
     optim.add_argument("--ema", type=float, default=0.999, help=ema)
     labels = parser.add_argument_group("labels of the discriminator")
     smoothing = "D's target for real images is 1 minus this (Salimans et al. 2016 Sec. 3.4)"
     labels.add_argument("--label_smoothing", type=float, default=0.1, help=smoothing)
-    noise = "fraction of D's labels that are swapped at random (Chintala et al. 2016, tip 6)"
+    noise = "fraction of D's labels that are swapped at random (ganhacks, tip 6)"
     labels.add_argument("--label_noise", type=float, default=0.0, help=noise)
-    flip = "train D with real = 0 and generated = 1, which only mirrors the sign of its logit"
+    flip = "train D with real = 0 and generated = 1; this only changes the sign of D's logit"
     labels.add_argument("--flip_labels", **SWITCH, help=flip)
     return parse_run_args(parser, argv)
 
@@ -77,11 +77,11 @@ class Generator(nn.Module):
     def __init__(self, z_dim: int, ngf: int, channels: int, image_size: int) -> None:
         super().__init__()
         self.shape = (channels, image_size, image_size)
-        hidden = 4 if channels == 1 else 5  # colour needs more layers
+        hidden = 4 if channels == 1 else 5  # one more layer for colour
         widths = [z_dim, *(ngf * 2**i for i in range(hidden))]
         layers: list[nn.Module] = []
         for before, width in pairwise(widths):
-            layers += [nn.Linear(before, width), nn.LeakyReLU(0.2, True)]  # (B, width)
+            layers += [nn.Linear(before, width), nn.LeakyReLU(0.2, inplace=True)]  # (B, width)
         layers.append(nn.Linear(widths[-1], channels * image_size**2))
         self.layers = nn.Sequential(*layers)
 
@@ -92,7 +92,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Turn images (B, channels, image_size, image_size) into logits (B,); > 0 means real."""
+    """Turn images (B, channels, image_size, image_size) into the logits of D(x), (B,)."""
 
     def __init__(self, ndf: int, channels: int, image_size: int, dropout: float) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Discriminator(nn.Module):
         widths = [channels * image_size**2, *(ndf * 2**i for i in reversed(range(hidden)))]
         layers: list[nn.Module] = [nn.Flatten()]  # (B, channels * image_size^2)
         for before, width in pairwise(widths):
-            layers += [nn.Linear(before, width), nn.LeakyReLU(0.2, True)]  # (B, width)
+            layers += [nn.Linear(before, width), nn.LeakyReLU(0.2, inplace=True)]  # (B, width)
             layers += [nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(ndf, 1))
 
@@ -111,14 +111,14 @@ class Discriminator(nn.Module):
 def targets(logits: Tensor, real: bool, smoothing: float, noise: float, flip: bool) -> Tensor:
     """Return D's targets (B,): 1 - smoothing for real images, 0 for generated images.
 
-    A random fraction `noise` gets the other target. `flip` then mirrors all: generated = 1.
+    A random fraction `noise` gets the other target. `flip` replaces each target t by 1 - t.
     """
     is_real = torch.full_like(logits, real, dtype=torch.bool)
     if noise:
         swapped = torch.rand_like(logits) < noise
         is_real = torch.where(swapped, ~is_real, is_real)
-    labels = is_real * (1 - smoothing)
-    return 1 - labels if flip else labels
+    target = is_real * (1 - smoothing)
+    return 1 - target if flip else target
 
 
 def discriminator_loss(
@@ -128,9 +128,9 @@ def discriminator_loss(
     noise: float = 0.0,
     flip: bool = False,
 ) -> Tensor:
-    """Return -E[log D(x)] - E[log(1 - D(G(z)))], as cross-entropies with the targets above.
+    """Return -E[log D(x)] - E[log(1 - D(G(z)))], or the cross-entropies with other targets.
 
-    They are computed from logits, because log D(x) is infinite where sigmoid rounds to 0.
+    The loss takes logits, because log D(x) would be infinite where sigmoid rounds to 0.
     """
     real = targets(real_logits, True, smoothing, noise, flip)
     fake = targets(fake_logits, False, smoothing, noise, flip)
@@ -141,10 +141,10 @@ def discriminator_loss(
 def generator_loss(fake_logits: Tensor, flip: bool = False) -> Tensor:
     """Return -E[log D(G(z))], the non-saturating loss (Goodfellow et al. 2014, Sec. 3).
 
-    The targets are neither noisy nor smoothed, because both only restrain D. Eq. 1 would have G
-    minimise E[log(1 - D(G(z)))]. At the start, D is sure, and D(G(z)) is near 0. The gradient of
-    that loss in the logit is -D(G(z)), so G would learn nothing. The gradient of the loss here is
-    D(G(z)) - 1, which is largest there. Both losses have the same fixed point.
+    G has no label noise and no label smoothing, because both only regularise D. Eq. 1 would have G
+    minimise E[log(1 - D(G(z)))]. Early in training, D(G(z)) is near 0. The gradient of log(1 - D)
+    with respect to the logit is -D(G(z)), so G would learn almost nothing. The gradient of the loss
+    here is D(G(z)) - 1, which is near -1. Both losses have the same fixed point.
     """
     real = targets(fake_logits, True, smoothing=0.0, noise=0.0, flip=flip)
     return F.binary_cross_entropy_with_logits(fake_logits, real)
@@ -212,11 +212,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_g.step()
         discriminator.requires_grad_(True)
 
-        # Only samples and metrics use the EMA. The decay grows with the steps, as in TensorFlow,
+        # Only samples and metrics use the EMA. The decay grows from 0.1 to --ema, as in TensorFlow,
         # because G changes fast at the start.
         update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
-        # Log the losses and, before and after D's update, how real D finds the images.
+        # Log both losses, and the means of D(x), and of D(G(z)) before and after D's update.
         run.log(real_logits, fake_logits, fake_logits_after, d_loss=d_loss, g_loss=g_loss)
 
 

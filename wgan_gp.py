@@ -2,31 +2,34 @@
 
 A critic f gives images a score. Among all f whose gradient norm is at most 1, the largest
 difference between the mean scores of data and samples is the Wasserstein-1 distance of the two
-distributions (Arjovsky et al., 2017, arXiv:1701.07875, Eq. 2). It gives G a useful gradient even if
-no sample looks like the data, and it falls as the samples improve. A penalty at random points x^
-between real and generated images keeps the gradient norm of f near 1:
+distributions (Arjovsky et al., 2017, arXiv:1701.07875, Eq. 2). The distance gives G a useful
+gradient even if no sample looks like the data. The distance falls as the samples improve. The
+optimal f has gradient norm 1 between the two distributions (Sec. 2.3). A penalty therefore keeps
+the norm near 1, at random points x^ between real and generated images:
 
     critic:     minimise  E_z[f(G(z))] - E_x[f(x)] + lambda E_x^[(|grad f(x^)| - 1)^2]     (Eq. 3)
     generator:  minimise  -E_z[f(G(z))]
 
-    what                         in the paper                   here
-    critic updates per update    5 (the score difference then   1 (better samples after the same
-    of G: n_critic               estimates the distance)        time, but a poor estimate)
-    learning rate                0.0001                         0.0016
-    networks                     DCGAN, ResNet and others       G of dcgan.py; critic with one dense
-                                                                hidden layer
-    norm of the critic           layer (Sec. 4)                 layer
-    samples                      from G                         from the EMA of G's weights
+    what                  in the paper (*: in its code)   here
+    n_critic              5                               1
+    learning rate         0.0001                          0.0016
+    beta1 of Adam         0; 0.5*                         0
+    z                     128 numbers*                    100 numbers
+    networks              several                         G of dcgan.py, D without `local`
+    norm of the critic    none*, or layer (Sec. 4)        layer
+    first weights         He or Glorot*                   std 0.02 (DCGAN)
+    samples               from G                          from the EMA of G's weights
 
-Batch norm would make a score depend on the other images of the batch, but the penalty is on the
-gradient of each score alone (Sec. 4). --weight_clip c trains the WGAN of Arjovsky et al.: no
-penalty, RMSprop, and all weights of the critic in [-c, c]. configs/wgan_clip.json has its settings.
+With n_critic 1, the samples are better after the same time, but the score difference no longer
+estimates the distance. The critic has no batch norm, because the penalty needs the gradient of each
+score with respect to its own image (Sec. 4). --weight_clip C clips the critic's weights to [-C, C],
+without a penalty and with RMSprop. configs/wgan_clip.json has the settings of Arjovsky et al.
 
 Run:     python wgan_gp.py --dataset fashion_mnist --epochs 8
-Result:  FCD 1.83 ± 0.16 after 8 epochs (3 seeds, 10k samples, test set), 8 min, one AMX CPU core
+Result:  FCD 1.83 ± 0.16, best of 8 epochs (3 seeds, 10k vs test set), 8 min, one AMX CPU core
 """
 
-from support.processes import training_command  # first: it prepares the command
+from support.processes import training_command  # first: Ctrl-C during imports ends in one line
 
 import argparse
 import copy
@@ -58,10 +61,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--norm", choices=norms, default="layer", help=norm)
     dropout = "fraction of the last features that dropout sets to 0 (Goodfellow et al. 2014)"
     model.add_argument("--dropout", type=float, default=0.0, help=dropout)
-    model.add_argument("--conditional", **SWITCH, help="give the class to both networks")
+    model.add_argument(
+        "--conditional", **SWITCH, help="give the class to both networks, as cdcgan.py"
+    )
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
-    optim.add_argument("--batch_size", type=int, default=64, help="images per step (Alg. 1: 64)")
+    optim.add_argument("--batch_size", type=int, default=64, help="images per step (WGAN: 64)")
     n_critic = "updates of the critic per update of G (Alg. 1: 5)"
     optim.add_argument("--n_critic", type=int, default=1, help=n_critic)
     weight = "weight of the gradient penalty (lambda in Alg. 1: 10)"
@@ -72,12 +77,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     lr_d = "learning rate of the critic (Alg. 1: 1e-4; WGAN: 5e-5)"
     optim.add_argument("--lr_d", type=float, default=1.6e-3, help=lr_d)
     optim.add_argument("--beta1", type=float, default=0.0, help="Adam beta1 (Alg. 1: 0)")
-    beta2 = "Adam beta2, and the smoothing of RMSprop (Alg. 1: 0.9)"
+    beta2 = "Adam beta2, or the decay alpha of RMSprop (Alg. 1: 0.9)"
     optim.add_argument("--beta2", type=float, default=0.9, help=beta2)
-    ema = "decay of the EMA of G's weights; 0: no EMA (Yazici et al. 2019)"
+    ema = "decay of the exponential moving average (EMA) of G's weights; 0: none (Yazici 2019)"
     optim.add_argument("--ema", type=float, default=0.99, help=ema)
     args = parse_run_args(parser, argv)
-    if args.norm == "batch" and args.weight_clip is None:
+    if args.norm == "batch" and not args.weight_clip:
         why = "the penalty is on the gradient of each score alone, and batch norm mixes the images"
         parser.error(f"--norm batch needs --weight_clip: {why} (Sec. 4)")
     return args
@@ -85,28 +90,28 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def channel_widths(image_size: int, width: int) -> tuple[int, list[int]]:
     """Return the side of the smallest feature map, and the channels of all maps."""
-    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]  # of the side, down to 7 or 4
+    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]  # down to 7 or 4 pixels
     return image_size >> halvings, [width * min(2**i, 8) for i in range(halvings)]  # DCGAN Fig. 1
 
 
 class Generator(nn.Module):
-    """Turn z (B, z_dim), and perhaps labels (B,), into images (B, channels, H, W) in [-1, 1]."""
+    """Turn z (B, z_dim), and labels (B,) if conditional, into images in [-1, 1]."""
 
     def __init__(
         self, z_dim: int, ngf: int, channels: int, image_size: int, num_classes: int = 0
     ) -> None:
         super().__init__()
-        self.first, widths = channel_widths(image_size, ngf)  # 7, [64, 128] for 28 x 28 pixels
+        self.side, widths = channel_widths(image_size, ngf)  # 7, [64, 128] for 28 x 28 pixels
         self.embed = nn.Embedding(num_classes, z_dim) if num_classes else None
         input_dim = 2 * z_dim if num_classes else z_dim
-        self.project = nn.Linear(input_dim, widths[-1] * self.first**2, bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(True)]
+        self.project = nn.Linear(input_dim, widths[-1] * self.side**2, bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
         for before, width in pairwise(reversed(widths)):
-            # Kernel 4 is a multiple of stride 2, which avoids checkerboards (Odena et al. 2016).
+            # Kernel 4 is a multiple of stride 2, which reduces checkerboards (Odena et al. 2016).
             layers += [
                 nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(width),
-                nn.ReLU(True),
+                nn.ReLU(inplace=True),
             ]
         layers.append(nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
@@ -116,14 +121,14 @@ class Generator(nn.Module):
             z = torch.cat([z, self.embed(labels)], dim=1)
         x = self.project(z)  # (B, 7 * 7 * 128) for 28 x 28 pixels
         # Channels come last in memory, because convolutions are fastest in this layout.
-        x = x.view(len(z), self.first, self.first, -1).permute(0, 3, 1, 2)  # (B, 128, 7, 7)
+        x = x.view(len(z), self.side, self.side, -1).permute(0, 3, 1, 2)  # (B, 128, 7, 7)
         x = self.layers(x)  # (B, 64, 14, 14), then (B, channels, 28, 28)
         # tanh in float32: bfloat16 rounds black pixels to exactly -1, where the gradient is 0.
         return x.float().tanh()
 
 
 class Critic(nn.Module):
-    """Turn images (B, channels, H, W), and perhaps labels (B,), into scores (B,) of any size."""
+    """Turn images, and labels (B,) if conditional, into scores (B,), any real numbers."""
 
     def __init__(
         self,
@@ -140,11 +145,11 @@ class Critic(nn.Module):
         kind = "none"  # the layer that sees the image has no norm (DCGAN Sec. 3)
         for before, width in pairwise([channels, *widths]):
             layers += conv_with_norm(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
-            layers += [nn.LeakyReLU(0.2, True)]  # (B, 32, 14, 14), then (B, 64, 7, 7)
+            layers += [nn.LeakyReLU(0.2, inplace=True)]  # (B, 32, 14, 14), then (B, 64, 7, 7)
             kind = norm
         self.layers = nn.Sequential(*layers)
         dense = nn.Linear(widths[-1] * side**2, 8 * ndf)
-        self.hidden = nn.Sequential(dense, nn.LeakyReLU(0.2, True), nn.Dropout(dropout))
+        self.hidden = nn.Sequential(dense, nn.LeakyReLU(0.2, inplace=True), nn.Dropout(dropout))
         self.linear = nn.Linear(8 * ndf, 1)
         self.embed = nn.Embedding(num_classes, 8 * ndf) if num_classes else None
 
@@ -159,16 +164,17 @@ class Critic(nn.Module):
 
 
 def init_weights(network: nn.Module) -> None:
-    """Draw weights with mean 0 and std 0.02 (DCGAN Sec. 4); spectral norm divides the std out."""
+    """Draw weights from N(0, 0.02^2) (DCGAN Sec. 4); biases keep the initial values of torch."""
     for parameter in network.parameters():
-        if parameter.ndim > 1:
+        if parameter.ndim > 1:  # not biases and batch norm
             nn.init.normal_(parameter, 0.0, 0.02)
 
 
 def critic_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
-    """Return E[f(G(z))] - E[f(x)], minus the estimate of the Wasserstein distance.
+    """Return E[f(G(z))] - E[f(x)], the negative of the Wasserstein estimate.
 
-    The estimate is only good if the critic is near its optimum (--n_critic 5).
+    The estimate is only good if the critic is near its optimum (--n_critic 5). With --weight_clip,
+    the scale of the estimate is unknown.
     """
     return fake_scores.mean() - real_scores.mean()
 
@@ -179,11 +185,11 @@ def generator_loss(fake_scores: Tensor) -> Tensor:
 
 
 def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Tensor) -> Tensor:
-    """Return E[(|grad f(x^)| - 1)^2] over the batch (Alg. 1, lines 5 to 7), a 0-d tensor.
+    """Return E[(|grad f(x^)| - 1)^2] over the batch (Alg. 1, lines 4, 6, 7), a 0-d tensor.
 
-    real, fake: (B, C, H, W). Each pair has one alpha, and x^ lies between the two images. The norm
-    is that of the gradient of one score with respect to all pixels of its image, in float32. Under
-    autocast, the layers compute their first and second derivatives in bfloat16.
+    real, fake: (B, C, H, W). alpha (epsilon in Alg. 1) is drawn once per pair of images. The norm
+    is taken per score, over all pixels of the image, in float32. Under autocast, the layers compute
+    their first and second derivatives in bfloat16.
     """
     alpha = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
     x_hat = (alpha * real + (1 - alpha) * fake).detach().requires_grad_()
@@ -235,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs = zip(ema.state_dict().values(), generator.state_dict().values(), strict=True)
     ema_pairs = [(average, value) for average, value in pairs if value.is_floating_point()]
     autocast = autocast_for(device, args.precision)
-    penalty = torch.zeros((), device=device)
+    penalty = torch.zeros((), device=device)  # stays 0 with --weight_clip
 
     for step in run.steps():
         # (1) Update the critic: minimise E[f(G(z))] - E[f(x)] + lambda * penalty (Alg. 1).
@@ -258,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     for weight in critic.parameters():
                         weight.clamp_(-args.weight_clip, args.weight_clip)
 
-        # (2) Update G: minimise -E[f(G(z))] with the updated critic, on new z.
+        # (2) Update G: minimise -E[f(G(z))] with the updated critic, on new z and the last labels.
         critic.requires_grad_(False)  # gradients pass through f, but not into its weights
         z = batches.noise(args.z_dim)
         with autocast():
@@ -268,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_g.step()
         critic.requires_grad_(True)
 
-        # Only samples and metrics use the EMA. The decay grows with the steps, as in TensorFlow,
+        # Only samples and metrics use the EMA. The decay grows from 0.1 to --ema, as in TensorFlow,
         # because G changes fast at the start.
         update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
