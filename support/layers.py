@@ -1,4 +1,4 @@
-"""Building blocks that the convolutional scripts share."""
+"""Build the layers that the convolutional scripts share."""
 
 from collections.abc import Callable
 from types import MethodType

@@ -487,7 +487,7 @@ def test_without_a_cache_folder_images_stay_in_memory(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     images = flat(tmp_path / "images", 3)
     assert load_dataset("folder", images, 28).train_images.unique().tolist() == [100]
-    assert "the next run decodes" in capsys.readouterr().err
+    assert "the next run will decode" in capsys.readouterr().err
     monkeypatch.setattr(image_cache, "IN_MEMORY", 1000)
     with pytest.raises(InputError, match="set XDG_CACHE_HOME"):
         load_dataset("folder", images, 28)

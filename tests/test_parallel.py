@@ -462,7 +462,7 @@ def test_shares_make_up_the_batch(hflip: bool, monkeypatch: pytest.MonkeyPatch) 
     for got, expected in zip(zip(*parts, strict=True), whole, strict=True):
         assert torch.equal(torch.cat(got), expected)
     monkeypatch.setattr(support.processes, "processes", lambda: 5)
-    with pytest.raises(InputError, match="--batch_size 12 cannot be shared by 5 processes"):
+    with pytest.raises(InputError, match="--batch_size 12 cannot be divided among 5 processes"):
         batches(shared=True)
 
 
@@ -480,7 +480,7 @@ def test_a_small_slice_is_warned_of(
 @pytest.mark.parametrize("name", ["cuda:0", "mps"])
 def test_one_device_is_not_given_to_two(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(support.device, "processes", lambda: 2)
-    with pytest.raises(InputError, match=f"--device {name} is not for 2 processes"):
+    with pytest.raises(InputError, match=f"--device {name} cannot be used with 2 processes"):
         support.device.pick_device(name)
     assert support.device.pick_device("cpu") == torch.device("cpu")
 
