@@ -397,8 +397,8 @@ def test_the_results_in_the_docstrings_are_as_recorded(script: str) -> None:
     fcd, minutes = [run["fcd"] for run in runs], mean(run["cpu_minutes"] for run in runs)
     assert len({run["seed"] for run in runs}) == len(runs) == 3
     said = help_of(f"{script}.py").partition("Result:")[2].partition("CPU core")[0]
-    assert f"FCD {mean(fcd):.2f} ± {stdev(fcd):.2f} " in said and f"{minutes:.0f} min" in said
-    assert f"after {epochs} epochs (3 seeds" in said
+    assert f"FCD {mean(fcd):.2f} ± {stdev(fcd):.2f}" in said and f"{minutes:.0f} min" in said
+    assert f"best of {epochs} epochs (3 seeds" in said
 
 
 def compare(shown: list[str], found: list[float]) -> None:
