@@ -1,27 +1,27 @@
-"""Conditional DCGAN: a picture of the class you ask for (Mirza & Osindero, 2014, arXiv:1411.1784).
+"""Conditional DCGAN: images of a class that you choose (Mirza & Osindero, 2014, arXiv:1411.1784).
 
-A generator G turns noise z and a class y into an image; a discriminator D sees an image and a class
-and says whether they came from the data. Both are given y, so D can refuse the right picture under
-the wrong name, and G must draw what it was asked for.
+A generator G turns noise z and a class y into an image. A discriminator D sees an image and a
+class, and decides whether the pair is real. It can reject a good image that has the wrong class.
 
     min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]
 
-The networks are DCGAN's (Radford et al., 2016, arXiv:1511.06434) with half the channels. D has
-spectral norm instead of batch norm, and a layer more, of two kinds of features; Adam no momentum,
-and four (G) and eight (D) times the paper's rate, falling to 0; real counts as 0.9; G's weights
-are averaged; z is 16 normal numbers, not 100 uniform ones. Mirza & Osindero give both a one-hot y;
-here G gets a learnt vector, and D a projection (Miyato & Koyama, 2018, arXiv:1802.05637).
+Everything else is as in dcgan.py, including the departures from the DCGAN paper.
+
+    what                   in the paper                           here
+    networks               multilayer perceptrons                 those of dcgan.py
+    y in G                 hidden layer beside that of z          learnt vector beside z
+    y in D                 hidden layer beside that of x          projection (Miyato & Koyama 2018)
 
 Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
-Result:  FCD 0.05 ± 0.01 after 50 epochs (3 seeds, 10k samples, test set), 40 min, one AMX CPU core
+Result:  FCD 0.05 ± 0.01, best of 50 epochs (3 seeds, 10k vs test set), 40 min, one AMX CPU core
 """
 
-from support.processes import training_command  # first: it prepares the command
+from support.processes import training_command  # first: Ctrl-C during imports ends in one line
 
 import argparse
 import copy
 from collections.abc import Sequence
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -31,185 +31,194 @@ from torch.nn.utils import parametrize
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from support.layers import normalised, spectral_norm
-from training.flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
-from training.flags import parse_args as parse_run_args
+from support.layers import conv_with_norm, spectral_norm
+from training.flags import SWITCH, argument_parser, parse_run_args
 from training.run import Run
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argument_parser(__file__, __doc__)
-    add = parser.add_argument_group("model").add_argument
-    add("--z_dim", type=WIDTH, default=16, help="length of z (DCGAN Fig. 1: 100)")
-    add("--ngf", type=WIDTH, default=64, help="channels of G's last hidden layer (DCGAN: 128)")
-    add("--ndf", type=WIDTH, default=32, help="channels of D's first layer (DCGAN's code: 64)")
+    model = parser.add_argument_group("model")
+    model.add_argument("--z_dim", type=int, default=16, help="latent dimension (DCGAN: 100)")
+    ngf = "channels of G's last hidden layer (DCGAN's code: 128, for MNIST 64)"
+    model.add_argument("--ngf", type=int, default=64, help=ngf)
+    ndf = "channels of D's first layer (DCGAN's code: 128, for MNIST 64)"
+    model.add_argument("--ndf", type=int, default=32, help=ndf)
     norms = ("spectral", "batch", "instance", "layer", "none")
-    add("--norm", choices=norms, default="spectral", help="D's (Miyato et al. 2018; DCGAN: batch)")
-    add("--dropout", type=SHARE, default=0.0, help="share of D's last features (Goodfellow 2014)")
-    add = parser.add_argument_group("optimisation").add_argument
-    add("--epochs", type=COUNT, default=50, help="passes over the training images")
-    add("--batch_size", type=COUNT, default=128, help="images a step (DCGAN Sec. 4: 128)")
-    add("--lr_g", type=RATE, default=8e-4, help="Adam's step for G (DCGAN Sec. 4: 0.0002)")
-    add("--lr_d", type=RATE, default=1.6e-3, help="the same for D (two rates: Heusel et al. 2017)")
-    add("--lr_decay", type=SHARE, default=0.5, help="rates fall to 0 in this last share (Zhu 2017)")
-    add("--beta1", type=SHARE, default=0.0, help="Adam's beta1 (DCGAN: 0.5; Gulrajani 2017: 0)")
-    add("--beta2", type=SHARE, default=0.9, help="Adam's beta2 (DCGAN: 0.999; Gulrajani: 0.9)")
-    ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"
-    add("--ema", type=SHARE, default=0.99, help=ema)
-    matching = "G's loss: match the mean of D's features (Salimans et al. 2016 Sec. 3.1)"
-    add("--feature_matching", **SWITCH, help=matching)
-    add = parser.add_argument_group("labels of the discriminator").add_argument
-    smoothing = "real is 1 minus this, for D only (Salimans et al. 2016 Sec. 3.4)"
-    add("--label_smoothing", type=number("[0, 0.5]"), default=0.1, help=smoothing)
-    noise = "share of D's labels swapped (Chintala et al. 2016, How to Train a GAN, tip 6)"
-    add("--label_noise", type=number("[0, 1]"), default=0.0, help=noise)
-    add("--flip_labels", **SWITCH, help="real = 0, fake = 1 throughout (Chintala et al., tip 2)")
+    norm = "normalisation of D (DCGAN: batch; spectral: Miyato et al. 2018)"
+    model.add_argument("--norm", choices=norms, default="spectral", help=norm)
+    dropout = "fraction of the last features that dropout sets to 0 (Goodfellow et al. 2014)"
+    model.add_argument("--dropout", type=float, default=0.0, help=dropout)
+    optim = parser.add_argument_group("optimisation")
+    optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
+    optim.add_argument("--batch_size", type=int, default=128, help="images per step (DCGAN: 128)")
+    optim.add_argument("--lr_g", type=float, default=8e-4, help="G's learning rate (paper: 2e-4)")
+    optim.add_argument("--lr_d", type=float, default=1.6e-3, help="D's learning rate (paper: 2e-4)")
+    decay = "last fraction of the run, in which learning rates fall to 0 (DCGAN's MNIST code: 0.5)"
+    optim.add_argument("--lr_decay", type=float, default=0.5, help=decay)
+    optim.add_argument("--beta1", type=float, default=0.0, help="Adam beta1 (DCGAN Sec. 4: 0.5)")
+    optim.add_argument("--beta2", type=float, default=0.9, help="Adam beta2 (usual: 0.999)")
+    ema = "decay of the exponential moving average (EMA) of G's weights; 0: none (Yazici 2019)"
+    optim.add_argument("--ema", type=float, default=0.99, help=ema)
+    matching = "replace G's loss: match the mean of D's features (Salimans et al. 2016 Sec. 3.1)"
+    optim.add_argument("--feature_matching", **SWITCH, help=matching)
+    labels = parser.add_argument_group("labels of the discriminator")
+    smoothing = "D's target for real images is 1 minus this (Salimans et al. 2016 Sec. 3.4)"
+    labels.add_argument("--label_smoothing", type=float, default=0.1, help=smoothing)
+    noise = "fraction of D's labels that are swapped at random (ganhacks, tip 6)"
+    labels.add_argument("--label_noise", type=float, default=0.0, help=noise)
+    flip = "train D with real = 0 and generated = 1; this only changes the sign of D's logit"
+    labels.add_argument("--flip_labels", **SWITCH, help=flip)
     return parse_run_args(parser, argv)
 
 
 def channel_widths(image_size: int, width: int) -> tuple[int, list[int]]:
-    """Return the smallest map's side (4, or 7 for 28 pixels), and channels from the image down.
-
-    Every halving of the side doubles the channels, up to 8 * width (DCGAN Fig. 1).
-    """
-    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]
-    return image_size >> halvings, [width * min(2**i, 8) for i in range(halvings)]
+    """Return the side of the smallest feature map, and the channels of all maps."""
+    halvings = {28: 2, 32: 3, 64: 4, 128: 5}[image_size]  # down to 7 or 4 pixels
+    return image_size >> halvings, [width * min(2**i, 8) for i in range(halvings)]  # DCGAN Fig. 1
 
 
 class Generator(nn.Module):
-    """z (B, z_dim) and labels (B,) -> images (B, channels, image_size, image_size) in [-1, 1]."""
+    """Turn z (B, z_dim) and labels (B,) into images (B, channels, H, W) in [-1, 1]."""
 
     def __init__(
         self, z_dim: int, ngf: int, channels: int, image_size: int, num_classes: int
     ) -> None:
         super().__init__()
-        self.first, widths = channel_widths(image_size, ngf)
-        # Drawn small, by init_weights: with torch's N(0, 1), y is as loud as z and G varies little.
+        self.side, widths = channel_widths(image_size, ngf)  # 7, [64, 128] for 28 x 28 pixels
+        # init_weights sets std 0.02. With the default N(0, 1), the samples of a class look alike.
         self.embed = nn.Embedding(num_classes, z_dim)
-        self.project = nn.Linear(2 * z_dim, widths[-1] * self.first**2, bias=False)
-        layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(True)]
-        for wide, narrow in zip(widths[:0:-1], widths[-2::-1], strict=True):
-            # Kernel 4, stride 2: equally many weights reach each pixel; uneven, they draw checkers.
+        self.project = nn.Linear(2 * z_dim, widths[-1] * self.side**2, bias=False)
+        layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
+        for before, width in pairwise(reversed(widths)):
+            # Kernel 4 is a multiple of stride 2, which reduces checkerboards (Odena et al. 2016).
             layers += [
-                nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(narrow),
-                nn.ReLU(True),
+                nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
             ]
         layers.append(nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor, labels: Tensor) -> Tensor:
-        x = self.project(torch.cat([z, self.embed(labels)], dim=1))
-        # Channels last, the layout that convolutions are fastest in, costs nothing from here on.
-        x = x.view(len(z), self.first, self.first, -1).permute(0, 3, 1, 2)
-        return self.layers(x).float().tanh()  # in bfloat16 black is -1 to the bit: no slope
+        z = torch.cat([z, self.embed(labels)], dim=1)  # (B, 2 * z_dim)
+        x = self.project(z)  # (B, 7 * 7 * 128) for 28 x 28 pixels
+        # Channels come last in memory, because convolutions are fastest in this layout.
+        x = x.view(len(z), self.side, self.side, -1).permute(0, 3, 1, 2)  # (B, 128, 7, 7)
+        x = self.layers(x)  # (B, 64, 14, 14), then (B, channels, 28, 28)
+        # tanh in float32: bfloat16 rounds black pixels to exactly -1, where the gradient is 0.
+        return x.float().tanh()
 
 
 class Discriminator(nn.Module):
-    """Images (B, channels, image_size, image_size) and labels (B,) -> logits (B,): real or not."""
+    """Turn images (B, channels, H, W) and labels (B,) into the logits of D(x|y), (B,)."""
 
     def __init__(
         self, ndf: int, channels: int, image_size: int, num_classes: int, norm: str, dropout: float
     ) -> None:
         super().__init__()
-        first, widths = channel_widths(image_size, ndf)
+        side, widths = channel_widths(image_size, ndf)  # 7, [32, 64] for 28 x 28 pixels
         layers: list[nn.Module] = []
-        for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False)):
-            # DCGAN Sec. 3: no normalisation of the layer that sees the image.
-            kind = "none" if i == 0 and norm != "spectral" else norm
-            layers += normalised(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
-            layers += [nn.LeakyReLU(0.2, True)]
+        # DCGAN Sec. 3: no norm in D's first layer. Spectral norm is applied to all layers.
+        kind = "spectral" if norm == "spectral" else "none"
+        for before, width in pairwise([channels, *widths]):
+            layers += conv_with_norm(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
+            layers += [nn.LeakyReLU(0.2, inplace=True)]  # (B, 32, 14, 14), then (B, 64, 7, 7)
+            kind = norm
         self.layers = nn.Sequential(*layers)
-        # local: textures, wherever they are; dense: what is where (cf. InfoGAN, Chen et al. 2016).
-        wide = widths[-1]
-        self.local = nn.Sequential(*normalised(nn.Conv2d(wide, wide, 3, padding=1), norm))
-        self.dense = nn.Linear(wide * first**2, 8 * ndf)
+        # Two kinds of features. `dense` keeps positions (layout), as the authors' MNIST code does.
+        # `local` sums the outputs of a convolution over all positions (texture).
+        last = widths[-1]
+        self.local = nn.Sequential(*conv_with_norm(nn.Conv2d(last, last, 3, padding=1), norm))
+        self.dense = nn.Linear(last * side**2, 8 * ndf)
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(8 * ndf + wide, 1)
-        self.embed = nn.Embedding(num_classes, 8 * ndf + wide)
+        self.linear = nn.Linear(8 * ndf + last, 1)
+        self.embed = nn.Embedding(num_classes, 8 * ndf + last)
         if norm == "spectral":
             for layer in (self.dense, self.linear, self.embed):
                 spectral_norm(layer)
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, features): what the last layer sees."""
-        maps = self.layers(images)
-        flat = maps.permute(0, 2, 3, 1).flatten(1)  # channels last, as they are: no copy
-        dense = F.leaky_relu(self.dense(flat), 0.2)
-        local = F.leaky_relu(self.local(maps), 0.2).sum(dim=(2, 3))
+        """Return the input of the last layer (B, 8 * ndf + channels of the last maps)."""
+        maps = self.layers(images)  # (B, 64, 7, 7) for 28 x 28 pixels
+        flat = maps.permute(0, 2, 3, 1).flatten(1)  # (B, 7 * 7 * 64), without a copy
+        dense = F.leaky_relu(self.dense(flat), 0.2)  # (B, 256)
+        local = F.leaky_relu(self.local(maps), 0.2).sum(dim=(2, 3))  # (B, 64)
         return self.dropout(torch.cat([dense, local], dim=1))
 
-    def judge(self, features: Tensor, labels: Tensor) -> Tensor:
-        # Projection (Miyato & Koyama 2018, Eq. 3): how real it is, plus how much it is a y.
-        matches = (self.embed(labels) * features).sum(dim=1)
-        return (self.linear(features).squeeze(1) + matches).float()
+    def logits_from_features(self, features: Tensor, labels: Tensor) -> Tensor:
+        # A score without the class, plus the fit of image and class (Miyato & Koyama 2018, Eq. 3).
+        fits_class = (self.embed(labels) * features).sum(dim=1)
+        return (self.linear(features).squeeze(1) + fits_class).float()
 
     def forward(self, images: Tensor, labels: Tensor) -> Tensor:
-        return self.judge(self.features(images), labels)
+        return self.logits_from_features(self.features(images), labels)
 
 
 def init_weights(network: nn.Module) -> None:
-    """Draw weights, or what spectral norm makes them of, from N(0, 0.02) (DCGAN Sec. 4)."""
+    """Draw weights from N(0, 0.02^2) (DCGAN Sec. 4); biases keep the initial values of torch."""
     for parameter in network.parameters():
-        if parameter.ndim > 1:
+        if parameter.ndim > 1:  # not biases and batch norm
             nn.init.normal_(parameter, 0.0, 0.02)
 
 
 def targets(logits: Tensor, real: bool, smoothing: float, noise: float, flip: bool) -> Tensor:
-    """What D should say, (B,): 1 - smoothing for real images, 0 for generated ones.
+    """Return D's targets (B,): 1 - smoothing for real images, 0 for generated images.
 
-    A share `noise` of the images, drawn anew each time, gets the other kind's label. `flip` then
-    mirrors everything: real = smoothing, generated = 1.
+    A random fraction `noise` gets the other target. `flip` replaces each target t by 1 - t.
     """
     is_real = torch.full_like(logits, real, dtype=torch.bool)
     if noise:
-        is_real ^= torch.rand_like(logits) < noise
-    labels = is_real * (1 - smoothing)
-    return 1 - labels if flip else labels
+        swapped = torch.rand_like(logits) < noise
+        is_real = torch.where(swapped, ~is_real, is_real)
+    target = is_real * (1 - smoothing)
+    return 1 - target if flip else target
 
 
 def discriminator_loss(
-    real_logits: Tensor, fake_logits: Tensor, smoothing: float, noise: float, flip: bool
+    real_logits: Tensor,
+    fake_logits: Tensor,
+    smoothing: float = 0.0,
+    noise: float = 0.0,
+    flip: bool = False,
 ) -> Tensor:
-    """-E[log D(x)] - E[log(1 - D(G(z)))] as cross-entropies with the targets above, of logits, not
-    probabilities: log D(x) stays finite where sigmoid rounds to 0 or 1."""
+    """Return -E[log D(x)] - E[log(1 - D(G(z)))], or the cross-entropies with other targets.
+
+    The loss takes logits, because log D(x) would be infinite where sigmoid rounds to 0.
+    """
     real = targets(real_logits, True, smoothing, noise, flip)
     fake = targets(fake_logits, False, smoothing, noise, flip)
     cross_entropy = F.binary_cross_entropy_with_logits
     return cross_entropy(real_logits, real) + cross_entropy(fake_logits, fake)
 
 
-def generator_loss(fake_logits: Tensor, flip: bool) -> Tensor:
-    """-E[log D(G(z))], non-saturating (Goodfellow et al. 2014, Sec. 3); labels neither noisy nor
-    smoothed: both are there to hold back D."""
+def generator_loss(fake_logits: Tensor, flip: bool = False) -> Tensor:
+    """Return -E[log D(G(z))], the non-saturating loss (Goodfellow et al. 2014, Sec. 3).
+
+    G has no label noise and no label smoothing, because both only regularise D.
+    """
     real = targets(fake_logits, True, smoothing=0.0, noise=0.0, flip=flip)
     return F.binary_cross_entropy_with_logits(fake_logits, real)
 
 
 def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tensor:
-    """|E f(x) - E f(G(z))|^2 (Salimans et al. 2016, Sec. 3.1) for features (B, d) of D."""
+    """Return |E f(x) - E f(G(z))|^2 for features (B, d) of D (Salimans et al. 2016, Sec. 3.1)."""
     real_mean, fake_mean = real_features.float().mean(dim=0), fake_features.float().mean(dim=0)
-    return (real_mean.detach() - fake_mean).square().sum()  # detach: only G learns from it
+    return (real_mean.detach() - fake_mean).square().sum()  # detach: a fixed target
 
 
-def decay_rates(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Leave the rates as given until the last share `decay` of a run; over it, let them fall
-    linearly to 0 (Zhu et al., 2017, Sec. 4). `done` is the share of the run that is over."""
+def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
+    """Decay the learning rates linearly to 0 over the last fraction `decay` of a run. `done` is the
+    finished fraction of the run."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = factor * optimiser.defaults["lr"]
 
 
-def ema_pairs(ema: nn.Module, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Pair each weight and each running statistic of batch norm with its average in `ema`."""
-    pairs = zip(ema.state_dict().values(), network.state_dict().values(), strict=True)
-    return [(average, value) for average, value in pairs if value.is_floating_point()]
-
-
 @torch.no_grad()
-def update_ema(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * network, for all pairs of ema_pairs()."""
+def update_ema(pairs: Sequence[tuple[Tensor, Tensor]], decay: float) -> None:
+    """Set average to decay * average + (1 - decay) * value, for each pair (average, value)."""
     for average, value in pairs:
         average.lerp_(value, 1 - decay)
 
@@ -223,8 +232,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     images, labels = dataset.train_images, dataset.train_labels
     batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip, shared=True)
 
-    size, classes = dataset.image_size, len(dataset.classes)
-    image_args = dict(channels=dataset.channels, image_size=size, num_classes=classes)
+    image_args = dict(channels=dataset.channels, image_size=dataset.image_size)
+    image_args["num_classes"] = len(dataset.classes)
     generator_args = dict(z_dim=args.z_dim, ngf=args.ngf, **image_args)
     generator = Generator(**generator_args)
     discriminator = Discriminator(args.ndf, **image_args, norm=args.norm, dropout=args.dropout)
@@ -241,33 +250,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     run = Run(Path(__file__).stem, args, dataset, len(batches), generator_args, **state)
     flip = args.flip_labels
-    labels_of_d = dict(smoothing=args.label_smoothing, noise=args.label_noise, flip=flip)
-    clean = partial(discriminator_loss, smoothing=0.0, noise=0.0, flip=flip)
-    run.evaluate_with(clean, partial(generator_loss, flip=flip), real_sign=-1 if flip else 1)
-    averages = ema_pairs(ema, generator)
+    run.evaluate_with(discriminator_loss, generator_loss, real_sign=-1 if flip else 1)
+    label_options = dict(smoothing=args.label_smoothing, noise=args.label_noise, flip=flip)
+    pairs = zip(ema.state_dict().values(), generator.state_dict().values(), strict=True)
+    ema_pairs = [(average, value) for average, value in pairs if value.is_floating_point()]
     autocast = autocast_for(device, args.precision)
 
     for step in run.steps():
-        decay_rates(step / run.total_steps, args.lr_decay, opt_g, opt_d)
+        decay_lr(step / run.total_steps, args.lr_decay, opt_g, opt_d)
         real, labels = batches[step]  # (B, channels, H, W) in [-1, 1], (B,)
-        z = batches.noise(args.z_dim)
+        z = batches.noise(args.z_dim)  # (B, z_dim)
 
-        # D's step: tell real images from generated ones of the same classes. Two passes: in one
-        # batch, batch norm would mix the statistics of real and fake and give the answer away.
-        with autocast(), parametrize.cached():  # one spectral norm for both passes
-            fake = generator(z, labels)
+        # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))]. Real and generated images go
+        # through D separately, because batch norm would mix their statistics in one batch.
+        with autocast(), parametrize.cached():  # compute spectral norm once for both passes
+            fake = generator(z, labels)  # as many images of each class as in `real`
             real_logits = discriminator(real, labels)
-            fake_logits = discriminator(fake.detach(), labels)  # detach: G learns nothing here
-        d_loss = discriminator_loss(real_logits, fake_logits, **labels_of_d)
+            fake_logits = discriminator(fake.detach(), labels)  # detach: D's loss must not change G
+        d_loss = discriminator_loss(real_logits, fake_logits, **label_options)
         opt_d.zero_grad()
         d_loss.backward()
         opt_d.step()
 
-        # G's step: make D, as it now is, call them real. D's own weights need no gradients here.
-        discriminator.requires_grad_(False)
+        # (2) Update G: minimise -E[log D(G(z))] with the updated D, on the same generated images.
+        discriminator.requires_grad_(False)  # gradients pass through D, but not into its weights
         with autocast(), parametrize.cached():
             fake_features = discriminator.features(fake)
-            fake_logits_after = discriminator.judge(fake_features, labels)
+            fake_logits_after = discriminator.logits_from_features(fake_features, labels)
             if args.feature_matching:
                 g_loss = feature_matching_loss(discriminator.features(real), fake_features)
             else:
@@ -277,10 +286,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_g.step()
         discriminator.requires_grad_(True)
 
-        # While young, G improves too fast for a long memory: start with a short one.
-        update_ema(averages, min(args.ema, (1 + step) / (10 + step)))
+        # Only samples and metrics use the EMA. The decay grows from 0.1 to --ema, as in TensorFlow,
+        # because G changes fast at the start.
+        update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
-        # For the curves: D(x), D(G(z)) before and after D's step, and how often D is right.
+        # Log both losses, and the means of D(x), and of D(G(z)) before and after D's update.
         run.log(real_logits, fake_logits, fake_logits_after, d_loss=d_loss, g_loss=g_loss)
 
 

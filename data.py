@@ -1,13 +1,14 @@
-"""Every data set as one uint8 tensor, and shuffled batches of it.
+"""Load a data set as uint8 tensors, and draw shuffled batches from it.
 
     dataset = load_dataset("fashion_mnist")                # train_images (60000, 1, 28, 28), uint8
     batches = Batches(dataset.train_images, dataset.train_labels, 128, seed=0, device="cpu")
     real, labels = batches[0]                              # (128, 1, 28, 28) in [-1, 1], (128,)
 
-The whole set stays on the training device and is indexed there: at these sizes, worker processes
-and per-image transforms cost more than the networks. The files of mnist, fashion_mnist and cifar10
-are looked for in --data_dir, then on the system, then on the network, and verified by checksum; a
-folder of images is decoded once, into a cache file that is then mapped into memory.
+A data set below 2 GiB stays on the training device as one tensor, so no worker process loads
+images during training. The files of mnist, fashion_mnist and cifar10 are looked up in --data_dir,
+and are downloaded if they are missing. Their checksums are verified. Debian's package of
+fashion_mnist is found, too. A folder of images is decoded once, into a cache file, which is then
+mapped into memory.
 """
 
 from support.command import InputError
@@ -25,26 +26,26 @@ from torch import Tensor
 
 from support.device import SHUFFLES, seeded
 from support.download import CLASSES, load_cifar10, load_idx
-from support.files import remove_abandoned, user_cache
+from support.files import remove_stale_files, user_cache
 from support.folders import hold_out_tenth, list_splits
 from support.image_cache import decoded
 from support.images import IMAGE_SIZES, to_float
 
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "folder")
-KEEP_ON_DEVICE = 2 << 30  # bytes; a larger set stays on the CPU and is moved batch by batch
+KEEP_ON_DEVICE = 2 << 30  # bytes; a data set of this size stays on the CPU and is moved per batch
 
 
 @dataclass
 class Dataset:
-    """Square images, uint8 (N, C, H, W) with C 1 or 3, and labels, int64 (N,) in [0, classes)."""
+    """Hold square images, uint8 (N, C, H, W) with C 1 or 3, and labels, int64 (N,) from 0."""
 
     name: str
     train_images: Tensor
-    train_labels: Tensor  # all 0 where there are no classes
+    train_labels: Tensor  # all 0 if there are no classes
     test_images: Tensor
     test_labels: Tensor
-    classes: tuple[str, ...]  # those that --classes keeps; empty for a flat folder
-    all_classes: tuple[str, ...] = ()  # of the whole data set: places here are class numbers
+    classes: tuple[str, ...]  # kept by --classes; empty for a folder without class subfolders
+    all_classes: tuple[str, ...] = ()  # of the whole data set; the index is the class number
 
     @property
     def channels(self) -> int:
@@ -57,7 +58,7 @@ class Dataset:
     def require_classes(self, advice: str) -> None:
         """Raise InputError with `advice` if the images have no classes."""
         if not self.classes:
-            raise InputError(f"--dataset {self.name}: there are no class subfolders: {advice}")
+            raise InputError(f"--dataset {self.name}: there are no class subfolders; {advice}")
 
 
 @local_rank_zero_first()
@@ -68,12 +69,12 @@ def load_dataset(
     classes: str | Sequence[str] | None = None,
     fetch: bool = True,
 ) -> Dataset:
-    """Load one of DATASETS, fetching it into `data_dir` where it is nowhere to be found.
+    """Load one of DATASETS, and download missing files into `data_dir`.
 
-    fetch: False never downloads; what is nowhere to be found is then an InputError.
+    fetch: with False, a missing file raises InputError instead of a download.
     image_size: one of IMAGE_SIZES; None is the native size (28 or 32), or 64 for a folder.
-    classes: names or numbers to keep, a list or separated by commas; labels count them from 0.
-    Raises InputError for whatever the user can mend, unreadable and unwritable places included.
+    classes: names or numbers to keep, as a list or separated by commas; labels count from 0.
+    Raises InputError for unknown values, and for files that cannot be found, read or written.
     """
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
@@ -82,7 +83,7 @@ def load_dataset(
         raise InputError(f"--image_size {image_size} is not supported: choose one of {sizes}")
     try:
         for place in (Path(data_dir), Path(data_dir, name), user_cache()):
-            remove_abandoned(place)
+            remove_stale_files(place)
         if name == "folder":
             return _load_folder(Path(data_dir), image_size or 64, classes)
         kept = torch.tensor(_kept_classes(CLASSES[name], classes))
@@ -106,12 +107,12 @@ def load_dataset(
 def class_index(
     classes: Sequence[str], name_or_number: str | int, all_classes: Sequence[str] = ()
 ) -> int:
-    """Return the place in `classes` of the class with this name, or number in its data set.
+    """Return the index in `classes` of the class with this name or class number.
 
-    all_classes: of the data set, if `classes` are a part of it; a number is a place among these.
-    An exact name goes before one in another case, and a name before a number. Where names are
-    numbers themselves ("3"), only names count: a place would draw another class. Raises InputError
-    for a class that is not among `classes`.
+    all_classes: all classes of the data set, if `classes` is a part of them. A class number is an
+    index into all_classes. An exact name has priority over a name in another case, and a name over
+    a number. If a class has a number as name ("3"), only names are valid, because "3" would mean
+    two classes. Raises InputError for a class that is not in `classes`.
     """
     text, all_classes = str(name_or_number), all_classes or classes
     number, folded = text.strip(), [name.casefold() for name in classes]
@@ -129,19 +130,19 @@ def class_index(
 
 
 def labels_as_in(labels: Tensor, number: int) -> Tensor:
-    """`number` labels in the proportions of `labels`, both int64: those of each evenly spread.
+    """Return `number` labels with the class frequencies of `labels`, evenly interleaved, as int64.
 
-    Where all are as frequent: 0, 1, 2, ..., 0, 1, 2, ...
+    If all classes are equally frequent, the result is 0, 1, 2, ..., 0, 1, 2, ...
     """
-    shares = (labels.bincount() / len(labels)).tolist()
-    # The i-th of a class is due when its share of all labels so far is i + 1/2.
-    due = [(torch.arange(math.ceil(number * share) + 1) + 0.5) / share for share in shares]
+    fractions = (labels.bincount() / len(labels)).tolist()
+    # Label i of a class with fraction f is due at time (i + 1/2) / f. Sorting merges the classes.
+    due = [(torch.arange(math.ceil(number * f) + 1) + 0.5) / f for f in fractions]
     classes = [torch.full_like(times, i, dtype=torch.int64) for i, times in enumerate(due)]
     return torch.cat(classes)[torch.cat(due).argsort(stable=True)[:number]]
 
 
 class Batches:
-    """Shuffled mini-batches as a pure function of (seed, number): a run resumes from any step."""
+    """Give shuffled mini-batches that depend only on seed and step, so that a run can resume."""
 
     def __init__(
         self,
@@ -153,10 +154,11 @@ class Batches:
         hflip: bool = False,
         shared: bool = False,
     ) -> None:
-        """images: uint8 (N, C, H, W); labels: int64 (N,); hflip mirrors each with probability 1/2;
-        shared gives each of torchrun's processes its part of every batch.
+        """Take images uint8 (N, C, H, W) and labels int64 (N,).
 
-        Raises InputError if there are fewer images than batch_size, or it cannot be shared.
+        hflip mirrors each image with probability 1/2. shared gives each process of torchrun a
+        slice of every batch.
+        Raises InputError if batch_size exceeds N or gives no equal slices.
         """
         if not 1 <= batch_size <= len(images):
             raise InputError(
@@ -164,29 +166,30 @@ class Batches:
                 f"choose 1 to {len(images)}"
             )
         self.batch_size, self.seed, self.hflip = batch_size, seed, hflip
-        self.mine = local_rows(batch_size) if shared else slice(0, batch_size)
+        self.rank_slice = local_rows(batch_size) if shared else slice(0, batch_size)
         self.device = torch.device(device)
-        # Of a larger set that is a memory map, index_select reads the rows it needs.
+        # index_select reads only the rows of the batch, also from a memory map on the CPU.
         home = self.device if images.nbytes < KEEP_ON_DEVICE else torch.device("cpu")
         self.images, self.labels = images.to(home), labels.to(home)
         self.epoch = -1
 
     def __len__(self) -> int:
-        """Batches in an epoch; the last, incomplete one is dropped."""
+        """Return the number of batches per epoch, without the last, incomplete batch."""
         return len(self.images) // self.batch_size
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        """Batch `number`, counted on over the epochs, on the device.
+        """Return batch `number`, counted from 0 across epochs, on the device.
 
-        Returns float32 (B, C, H, W) in [-1, 1] (channels_last) and int64 (B,), or a share of it.
+        Images are float32 (B, C, H, W) in [-1, 1], channels_last; labels are int64 (B,). With
+        `shared`, B is the size of a slice. Raises IndexError for a negative number.
         """
         if number < 0:
-            raise IndexError("batches are counted from 0, without an end")
+            raise IndexError("batches are counted from 0")
         epoch, position = divmod(number, len(self))
         if epoch != self.epoch:
             self._shuffle(epoch)
         first = position * self.batch_size
-        rows = slice(first + self.mine.start, first + self.mine.stop)
+        rows = slice(first + self.rank_slice.start, first + self.rank_slice.stop)
         index = self.order[rows]
         images = self.images.index_select(0, index).to(self.device)
         if self.hflip:
@@ -195,7 +198,7 @@ class Batches:
         return images, self.labels.index_select(0, index).to(self.device)
 
     def noise(self, z_dim: int) -> Tensor:
-        """Return z ~ N(0, I) for the images of a batch, (B, z_dim), on the device."""
+        """Return z ~ N(0, I), (B, z_dim), on the device; under torchrun, the slice of a process."""
         return local_slice(torch.randn(self.batch_size, z_dim, device=self.device))
 
     def _shuffle(self, epoch: int) -> None:
@@ -207,7 +210,7 @@ class Batches:
 
 
 def _kept_classes(classes: Sequence[str], wanted: str | Sequence[str] | None) -> list[int]:
-    """The numbers of the classes that --classes keeps, ascending; all where it is not given."""
+    """Return the sorted numbers of the classes that --classes keeps; all numbers for None."""
     if wanted is None:
         return list(range(len(classes)))
     names = wanted.split(",") if isinstance(wanted, str) else wanted
@@ -215,24 +218,24 @@ def _kept_classes(classes: Sequence[str], wanted: str | Sequence[str] | None) ->
 
 
 def _resize(images: Tensor, size: int) -> Tensor:
-    """uint8 (N, C, H, W) -> uint8 (N, C, size, size), bilinear, antialiased when shrinking."""
+    """Resize uint8 (N, C, H, W) to (N, C, size, size), bilinear, antialiased when shrinking."""
     if images.shape[-1] == size:
         return images
     resized = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
     for chunk, out in zip(images.split(1024), resized.split(1024), strict=True):
-        # in chunks: as floats the whole set would take four times its memory
+        # In chunks, because the whole data set as float32 would take four times the memory.
         scaled = F.interpolate(chunk.float(), (size, size), mode="bilinear", antialias=True)
         out.copy_(scaled.round().clamp(0, 255))
     return resized
 
 
 def _load_folder(data_dir: Path, size: int, wanted: str | Sequence[str] | None) -> Dataset:
-    """Load a folder of images; a tenth of each class is held out if there are no test images."""
+    """Load a folder of images. Without test images, hold out about a tenth of each class."""
     if not data_dir.is_dir():
         raise InputError(f"{data_dir} is not a folder: give a folder of images as --data_dir")
     root = data_dir.resolve()
     train, test = list_splits(root)
-    classes = tuple(name for name in train if name)  # "" is a flat folder's only entry
+    classes = tuple(name for name in train if name)  # a folder without classes has one entry, ""
     kept = tuple(classes[i] for i in _kept_classes(classes, wanted))
     names = kept or ("",)
     if test is None:
@@ -243,8 +246,8 @@ def _load_folder(data_dir: Path, size: int, wanted: str | Sequence[str] | None) 
         raise InputError(f"{data_dir} holds no images to train on")
     if not testing:
         what = f"{len(names)} classes of one image each" if len(names) > 1 else "a single image"
-        raise InputError(f"{data_dir} holds {what}, and none is left to test on: add images")
-    # One array, training images first: the splits are slices of it, and no copy is made.
+        raise InputError(f"{data_dir} holds {what}, which leaves none for testing: add images")
+    # The splits are slices of one array, training images first, because copies take memory.
     images = torch.from_numpy(decoded([path for path, _ in training + testing], root, size))
     labels = torch.tensor([label for _, label in training + testing])
     n = len(training)

@@ -1,14 +1,15 @@
-"""A page in the browser that shows what a generator learnt, and one request for one class.
+"""Serve a web page that draws samples of a trained generator, and single images by URL.
 
     python demo.py                                     # the pretrained cdcgan.py: localhost:5000
     python demo.py --load_path runs/RUN --port 8080
     curl "http://localhost:5000/?generate_sample=Sneaker" > sneaker.png           # any Sneaker
-    curl "http://localhost:5000/?generate_sample=Sneaker&seed=3" > sneaker.png    # always the same
+    curl "http://localhost:5000/?generate_sample=Sneaker&seed=3" > sneaker.png    # a fixed Sneaker
     curl "http://localhost:5000/sample.png?class=Bag&seed=3&n=16" > bags.png
 
-GET /sample.png takes class, seed, n (1 to 64), truncation (0 to 2, a factor of z), and for a walk
-to_seed, to_class and t (0 to 1); /neighbours.png the same and index, the sample whose closest
-training images are wanted. Wrong input is answered with status 400 and one line.
+GET /sample.png draws a grid. The query may contain class, seed, n (1 to 64) and z_scale (0 to 2, a
+factor of z). For an interpolation, the query contains to_seed, to_class and t (0 to 1), too.
+GET /neighbours.png shows the training images nearest to one sample. The query has the same names,
+and index, the number of the sample. A wrong query gives status 400 and one line.
 """
 
 from support.command import InputError, exit_on_input_error
@@ -41,33 +42,33 @@ from support.sampling import noise, sample_between, slerp
 
 PAGE = Path(__file__).parent / "support" / "demo.html"
 MOST_IMAGES, CLOSEST = 64, 8
-WISH = ("class", "seed", "n", "truncation", "to_class", "to_seed", "t")
-# The names that each path takes in its query.
+REQUEST_KEYS = ("class", "seed", "n", "z_scale", "to_class", "to_seed", "t")
+# The names that the query of each path may contain.
 QUERY_NAMES = {
     "/": ("generate_sample", "seed"),
     "/classes": (),
-    "/sample.png": WISH,
-    "/neighbours.png": (*WISH, "index"),
+    "/sample.png": REQUEST_KEYS,
+    "/neighbours.png": (*REQUEST_KEYS, "index"),
 }
 
 
 @dataclass
-class Wish:
-    """What a request asks for, checked."""
+class SampleRequest:
+    """Hold the checked values of a query."""
 
-    start: int | None  # of the classes; None: all in turn, or an unconditional model
+    start: int | None  # index of a class; None: all classes in turn, or no classes
     end: int | None
     seed: int
     to_seed: int
     number: int
-    truncation: float
+    z_scale: float
     t: float
 
 
 class Model:
-    """A generator that draws for one request at a time, whichever thread it comes from.
+    """Load a generator, and draw for one request at a time.
 
-    In a thread of its own: torch would keep a team of threads for every one that calls it.
+    One thread draws for all requests, because torch keeps a pool of threads per calling thread.
     """
 
     def __init__(
@@ -82,32 +83,36 @@ class Model:
         self.data_dir, self.device = data_dir, device
         self.autocast = autocast_for(device, precision)
         self.neighbours: Neighbours | None = None
-        self.painter, self.searcher = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
-        self.images(Wish(None, None, 0, 0, 16, 1.0, 0.0))  # the first takes longer
+        self.draw_executor, self.search_executor = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self.images(SampleRequest(None, None, 0, 0, 16, 1.0, 0.0))  # the first call is slow
 
-    def images(self, wish: Wish) -> Tensor:
-        """uint8 (N, C, H, W). The i-th image of a seed does not depend on N."""
-        z = noise(MOST_IMAGES, self.z_dim, wish.seed)[: wish.number]
-        if wish.t:
-            z = slerp(z, noise(MOST_IMAGES, self.z_dim, wish.to_seed)[: wish.number], wish.t)
-        z = (wish.truncation * z).to(self.device)
+    def images(self, asked: SampleRequest) -> Tensor:
+        """Return samples uint8 (N, C, H, W). The z of sample i depends on the seed, not on N."""
+        z = noise(MOST_IMAGES, self.z_dim, asked.seed)[: asked.number]
+        if asked.t:
+            z = slerp(z, noise(MOST_IMAGES, self.z_dim, asked.to_seed)[: asked.number], asked.t)
+        z = (asked.z_scale * z).to(self.device)
         start = end = None
         if self.classes:
-            turns = torch.arange(wish.number) % len(self.classes)
+            turns = torch.arange(asked.number) % len(self.classes)
             start, end = (
                 (turns if index is None else torch.full_like(turns, index)).to(self.device)
-                for index in (wish.start, wish.end)
+                for index in (asked.start, asked.end)
             )
-        t = torch.full((wish.number, 1), wish.t, device=self.device)
-        return self.painter.submit(self.draw, z, start, end, t).result()
+        t = torch.full((asked.number, 1), asked.t, device=self.device)
+        return self.draw_executor.submit(self.draw, z, start, end, t).result()
 
     def draw(self, z: Tensor, start: Tensor | None, end: Tensor | None, t: Tensor) -> Tensor:
+        """Return samples uint8 (N, C, H, W) for z (N, z_dim), with classes from start to end."""
         with self.autocast():
             return sample_between(self.generator, z, start, end, t)
 
     def closest(self, image: Tensor) -> Tensor:
-        """The CLOSEST training images to one (1, C, H, W). InputError if the data is not there."""
-        return self.searcher.submit(self.search, image).result()
+        """Return the CLOSEST training images to one image (1, C, H, W), as (CLOSEST, C, H, W).
+
+        Raises InputError if the data set is missing.
+        """
+        return self.search_executor.submit(self.search, image).result()
 
     def search(self, image: Tensor) -> Tensor:
         if self.neighbours is None:  # the first search reads the data set
@@ -117,12 +122,12 @@ class Model:
 
 
 def check_query() -> None:
-    """Raise InputError if the request's query holds an unknown name, or a name twice.
+    """Raise InputError if the query contains an unknown name, or a name twice.
 
-    A misspelt name would otherwise be answered with an image that nobody asked for.
+    Without this check, a misspelt name would be ignored, and the answer would be a wrong image.
     """
     known = QUERY_NAMES.get(request.path)
-    if known is None:  # no such page: status 404
+    if known is None:  # Flask answers with status 404
         return
     for name, values in request.args.lists():
         if name not in known:
@@ -133,7 +138,7 @@ def check_query() -> None:
 
 
 def parse_number(name: str, default: float, low: float, high: float, kind: Any = float) -> Any:
-    """Return the number called `name` in the query. Raise InputError if it is none in bounds."""
+    """Return the number called `name` in the query. Raise InputError outside [low, high]."""
     text = request.args.get(name, "") or default
     try:
         value = kind(text)
@@ -149,31 +154,31 @@ def parse_seed(name: str, default: int) -> int:
     return parse_number(name, default, 0, 2**63 - 1, int)
 
 
-def parse_wish(model: Model) -> Wish:
-    """The request's query. InputError where it cannot be met."""
+def parse_request(model: Model) -> SampleRequest:
+    """Return the values of the query. Raise InputError for an unknown class or a wrong number."""
 
     def index(name: str, default: int | None) -> int | None:
         wanted = request.args.get(name, "")
         if wanted and not model.classes:
-            raise InputError(f"{name}: this model has no classes")
+            raise InputError(f"{name}: the generator has no classes")
         return class_index(model.classes, wanted, model.all_classes) if wanted else default
 
     seed = parse_seed("seed", 0)
     start = index("class", None)
-    return Wish(
+    return SampleRequest(
         start=start,
         end=index("to_class", start),
         seed=seed,
         to_seed=parse_seed("to_seed", seed),
         number=parse_number("n", 16, 1, MOST_IMAGES, int),
-        truncation=parse_number("truncation", 1.0, 0.0, 2.0),
+        z_scale=parse_number("z_scale", 1.0, 0.0, 2.0),
         t=parse_number("t", 0.0, 0.0, 1.0),
     )
 
 
 def png(picture: Image.Image) -> Response:
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", compress_level=1)  # noise hardly packs: be quick
+    picture.save(stream, format="PNG", compress_level=1)  # level 1, because it is fast
     return Response(stream.getvalue(), mimetype="image/png")
 
 
@@ -187,10 +192,11 @@ def create_app(model: Model) -> Flask:
         seed = parse_seed("seed", secrets.randbelow(2**32))
         if wanted is not None:
             if not model.classes:
-                raise InputError("generate_sample: this model has no classes")
+                raise InputError("generate_sample: the generator has no classes")
             index = class_index(model.classes, wanted, model.all_classes)
             if "text/html" not in request.headers.get("Accept", ""):
-                return png(draw_grid(model.images(Wish(index, index, seed, seed, 1, 1.0, 0.0)), 1))
+                one = SampleRequest(index, index, seed, seed, 1, 1.0, 0.0)
+                return png(draw_grid(model.images(one), 1))
         return Response(PAGE.read_text(encoding="utf-8"), mimetype="text/html")
 
     @app.get("/classes")
@@ -200,21 +206,21 @@ def create_app(model: Model) -> Flask:
 
     @app.get("/sample.png")
     def sample_png() -> Response:
-        wish = parse_wish(model)
-        return png(draw_grid(model.images(wish), math.ceil(math.sqrt(wish.number))))
+        asked = parse_request(model)
+        return png(draw_grid(model.images(asked), math.ceil(math.sqrt(asked.number))))
 
     @app.get("/neighbours.png")
     def neighbours_png() -> Response:
-        wish = parse_wish(model)
+        asked = parse_request(model)
         index = request.args.get("index", "")
-        if not (index.isdecimal() and len(index) < 3 and int(index) < wish.number):
-            raise InputError(f"index={index[:40]}: give a number from 0 to {wish.number - 1}")
-        image = model.images(wish)[int(index)].unsqueeze(0)
+        if not (index.isdecimal() and len(index) < 3 and int(index) < asked.number):
+            raise InputError(f"index={index[:40]}: give a number from 0 to {asked.number - 1}")
+        image = model.images(asked)[int(index)].unsqueeze(0)
         return png(draw_grid(model.closest(image), CLOSEST // 2))
 
     @app.errorhandler(InputError)
     def refuse(error: InputError) -> Response:
-        line = " ".join(str(error).split())  # a name in it may hold anything
+        line = " ".join(str(error).split())  # one line, because the message may quote the query
         return Response(f"{line[:300]}\n", 400, mimetype="text/plain")
 
     @app.errorhandler(HTTPException)
@@ -225,10 +231,10 @@ def create_app(model: Model) -> Flask:
 
 
 class QuietHandler(WSGIRequestHandler):
-    """Says nothing of the requests that went well: a slider makes hundreds."""
+    """Log only failed requests, because one move of a slider sends hundreds of requests."""
 
-    protocol_version = "HTTP/1.1"  # a browser's connection serves many requests
-    timeout = 2  # seconds for which a client may be silent, and an end by Ctrl-C may take
+    protocol_version = "HTTP/1.1"  # one connection serves many requests
+    timeout = 2  # seconds until a silent connection is closed, so that Ctrl-C works
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         if str(code)[:1] not in "23":
@@ -241,24 +247,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--load_path", default=PRETRAINED_GENERATOR, help="a checkpoint, or a run folder")
-    add("--port", type=int, default=5000)
-    add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: only this)")
-    add("--data_dir", default="data", help="of the training images, for the closest ones")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    quick = "auto is bfloat16 where it is native: quicker, pixels 0.2 of 255 off on average"
-    add("--precision", choices=("auto", "fp32", "bf16"), default="auto", help=quick)
+    load_path = "checkpoint, or run folder: best.pt, else last.pt (default: the pretrained cdcgan)"
+    parser.add_argument("--load_path", default=PRETRAINED_GENERATOR, help=load_path)
+    port = "port of the server, or 0 for any free port (default: 5000)"
+    parser.add_argument("--port", type=int, default=5000, help=port)
+    host = "address of the server; 0.0.0.0 admits other machines (default: 127.0.0.1, this machine)"
+    parser.add_argument("--host", default="127.0.0.1", help=host)
+    data_dir = "folder with the training data, for the nearest training images (default: data)"
+    parser.add_argument("--data_dir", default="data", help=data_dir)
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:N or mps")
+    precision = "fp32, bf16, or auto: bf16 on devices with native bfloat16 (default: auto)"
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="auto", help=precision
+    )
     args = parser.parse_args(argv)
     if not 0 <= args.port < 2**16:
         raise InputError(f"--port {args.port}: give a number from 0 (any free one) to 65535")
-    torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is for the answers
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # leave one core for the web server
     model = Model(args.load_path, args.data_dir, pick_device(args.device), args.precision)
     try:
-        # Bound here: werkzeug would end the program by itself, and say it in three lines.
+        # Bind here, because werkzeug would report a failure in three lines and exit.
         listener = socket.create_server((args.host, args.port), backlog=128)
-    except TypeError:  # from the encoding of a name that cannot be one
-        raise InputError(f"--host {args.host[:80]}: no machine can be called so") from None
+    except TypeError:  # the name cannot be encoded
+        raise InputError(f"--host {args.host[:80]}: this is not a valid host name") from None
     except OSError as error:
         advice = "; try another --port" if error.errno == errno.EADDRINUSE else ""
         reason = f"{error.strerror or error}{advice}"
@@ -266,8 +277,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with listener:
         port, fd = listener.getsockname()[1], listener.fileno()
         server = ThreadedWSGIServer(args.host, port, create_app(model), handler=QuietHandler, fd=fd)
-    server.daemon_threads = False  # Ctrl-C lets the requests under way finish
-    print(f"open http://{args.host}:{port} in a browser; Ctrl-C ends it", flush=True)
+    server.daemon_threads = False  # after Ctrl-C, the current requests finish
+    print(f"open http://{args.host}:{port} in a browser; stop with Ctrl-C", flush=True)
     server.serve_forever()  # until Ctrl-C
     print("stopped")
 

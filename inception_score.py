@@ -1,13 +1,14 @@
-"""Inception Score, from scratch (Salimans et al., 2016, arXiv:1606.03498, Sec. 4).
+"""Compute the Inception Score of images (Salimans et al., 2016, arXiv:1606.03498, Sec. 4).
 
     python inception_score.py runs/RUN                      # samples of a run
-    python inception_score.py fashion_mnist:test --json     # what real images get
+    python inception_score.py fashion_mnist:test --json     # the score of real images
 
     IS = exp( E_x KL( p(y|x) || p(y) ) )
 
-High where every image is clearly of one class and all classes are there; at most the number of
-classes. It never sees a real image, and one perfect image a class already gets the most. Through a
-data set's own classifier it is called classifier score here, not IS.
+The score is high if every image clearly belongs to one class and all classes are equally frequent.
+It lies between 1 and the number of classes. The score is not compared with real images, and one
+perfect image per class, repeated, reaches the maximum. With the classifier of a data set, the
+score is called classifier score here, not IS.
 """
 
 from support.command import InputError, exit_on_input_error, shown
@@ -23,16 +24,16 @@ from support.arrays import check_arrays
 
 
 def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[float, float]:
-    """Mean and population standard deviation of the score over `splits` parts of logits (N, K).
+    """Return mean and population standard deviation of the score over parts of logits (N, K).
 
-    Part i is i*N//splits : (i+1)*N//splits, with a marginal p(y) of its own, after a shuffle by
-    `seed`: parts of class-sorted images would be of one class each, and score 1. In float64, from
-    log-probabilities: p log p would be NaN at p = 0. InputError for fewer images than splits, or
-    where a logit is not finite.
+    Part i is i*N//splits : (i+1)*N//splits of the shuffled logits, with a separate marginal p(y).
+    The shuffle (by `seed`) is needed, because sorted images would give parts of one class, with
+    score 1. The computation uses log-probabilities in float64.
+    Raises InputError for fewer images than splits, or if a logit is not finite.
     """
     n = len(logits)
     if not 1 <= splits <= n:
-        raise InputError(f"--splits {splits}: give a number from 1 to that of the images, {n}")
+        raise InputError(f"--splits {splits}: give a number from 1 to {n}, the number of images")
     if not logits.isfinite().all():
         raise InputError("a logit is NaN or infinite: the images or the network are broken")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
@@ -41,7 +42,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[fl
     for i in range(splits):
         part = log_p[i * n // splits : (i + 1) * n // splits]
         log_marginal = part.logsumexp(dim=0) - math.log(len(part))
-        # Where p is 0, p log p is 0: exp(-inf) times -inf would be NaN.
+        # p log p is 0 at p = 0. torch.where is needed, because 0 * -inf would be NaN.
         terms = torch.where(part.exp() > 0, part.exp() * (part - log_marginal), 0.0)
         scores.append(terms.sum(dim=1).mean().exp())
     result = torch.stack(scores)
@@ -49,16 +50,17 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[fl
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    # Here, because the formulas above need nothing but torch.
+    # Imported here, because training imports only the formula above.
     from support.image_sets import SOURCES, features_of, metric_parser, network_for
 
     parser = metric_parser(__doc__)
-    parser.add_argument("source", help=f"what to score: {SOURCES}")
-    parser.add_argument("--splits", type=int, default=10, help="parts to score apart (default 10)")
-    parser.set_defaults(sources=[])  # there is nothing that samples are compared with
+    parser.add_argument("source", metavar="SET", help=f"the images to score: {SOURCES}")
+    splits = "parts that are scored separately (default: 10, Salimans et al. 2016)"
+    parser.add_argument("--splits", type=int, default=10, help=splits)
+    parser.set_defaults(sources=[])  # no real set whose class frequencies the samples take
     args = parser.parse_args(argv)
     if args.splits < 1:
-        raise InputError(f"--splits {args.splits}: give a number from 1 to that of the images")
+        raise InputError(f"--splits {args.splits}: give a number from 1 to the number of images")
     check_arrays([args.source])
     network = network_for([args.source], args)
     logits = torch.cat([logits.cpu() for _, logits in features_of(args.source, network, args)])

@@ -1,24 +1,33 @@
 """Vanilla GAN: two networks that learn from each other (Goodfellow et al., 2014, arXiv:1406.2661).
 
-A generator G turns noise z into an image; a discriminator D says how probable it is that an image
-came from the data and not from G. D learns to tell them apart, G to be mistaken for the data.
+A generator G turns noise z into an image. A discriminator D estimates the probability that an image
+comes from the data and not from G. D learns to tell the two apart. G learns to make images that D
+calls real. At the optimum of V, D is 1/2 everywhere and G draws from the distribution of the data.
 
     min_G max_D  V = E_x[log D(x)] + E_z[log(1 - D(G(z)))]                                 (Eq. 1)
 
-Both are multilayer perceptrons, for which an image is a list of numbers: nothing in them knows that
-pixels have neighbours. Where the paper has maxout, sigmoids and momentum, these have leaky ReLUs, a
-tanh and Adam; real counts as 0.9; G's weights are averaged over the steps for the pictures.
+Both networks are multilayer perceptrons. An image enters as a vector, so the networks do not know
+which pixels are neighbours.
+
+    what                   in the paper                        here
+    layers of G            ReLU and sigmoid                    leaky ReLU, tanh at the end
+    layers of D            maxout                              leaky ReLU
+    optimiser              gradient descent with momentum      Adam
+    loss of G              log(1 - D(G(z))) (Alg. 1)           -log D(G(z)) (Sec. 3)
+    update of G            new z                               z of the last update of D
+    target of real images  1                                   0.9 (label smoothing)
+    samples                from G                              from the EMA of G's weights
 
 Run:     python vanilla_gan.py --dataset fashion_mnist --epochs 35
-Result:  FCD 2.52 ± 0.10 on Fashion-MNIST after 35 epochs (3 seeds), 14 min on one CPU core
+Result:  FCD 2.52 ± 0.10 on Fashion-MNIST, best of 35 epochs (3 seeds), 14 min on one CPU core
 """
 
-from support.processes import training_command  # first: it prepares the command
+from support.processes import training_command  # first: Ctrl-C during imports ends in one line
 
 import argparse
 import copy
 from collections.abc import Sequence
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -27,66 +36,72 @@ from torch import Tensor, nn
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from training.flags import COUNT, RATE, SHARE, SWITCH, WIDTH, argument_parser, number
-from training.flags import parse_args as parse_run_args
+from training.flags import SWITCH, argument_parser, parse_run_args
 from training.run import Run
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argument_parser(__file__, __doc__)
-    add = parser.add_argument_group("model").add_argument
-    add("--z_dim", type=WIDTH, default=100, help="length of z")
-    add("--ngf", type=WIDTH, default=128, help="width of G's first layer; each next has twice it")
-    add("--ndf", type=WIDTH, default=256, help="width of D's last layer; each before has twice it")
-    add("--dropout", type=SHARE, default=0.3, help="share of D's features dropped (Sec. 5)")
-    add = parser.add_argument_group("optimisation").add_argument
-    add("--epochs", type=COUNT, default=50, help="passes over the training images")
-    add("--batch_size", type=COUNT, default=64, help="images a step (m in Alg. 1)")
-    add("--d_steps", type=COUNT, default=1, help="updates of D for each of G (k in Alg. 1: 1)")
-    add("--lr_g", type=RATE, default=4e-4, help="Adam's step for G")
-    add("--lr_d", type=RATE, default=4e-4, help="the same for D (two rates: Heusel et al. 2017)")
-    add("--beta1", type=SHARE, default=0.5, help="Adam's beta1 (usual: 0.9)")
-    add("--beta2", type=SHARE, default=0.999, help="Adam's beta2")
-    ema = "decay of the average of G's weights; 0: no average (Yazici et al. 2019)"
-    add("--ema", type=SHARE, default=0.999, help=ema)
-    add = parser.add_argument_group("labels of the discriminator").add_argument
-    smoothing = "real is 1 minus this, for D only (Salimans et al. 2016 Sec. 3.4)"
-    add("--label_smoothing", type=number("[0, 0.5]"), default=0.1, help=smoothing)
-    noise = "share of D's labels swapped (Chintala et al. 2016, How to Train a GAN, tip 6)"
-    add("--label_noise", type=number("[0, 1]"), default=0.0, help=noise)
-    add("--flip_labels", **SWITCH, help="real = 0, fake = 1 throughout (Chintala et al., tip 2)")
+    model = parser.add_argument_group("model")
+    model.add_argument("--z_dim", type=int, default=100, help="latent dimension, the length of z")
+    ngf = "width of G's first hidden layer; each next layer is twice as wide"
+    model.add_argument("--ngf", type=int, default=128, help=ngf)
+    ndf = "width of D's last hidden layer; each earlier layer is twice as wide as the next"
+    model.add_argument("--ndf", type=int, default=256, help=ndf)
+    dropout = "fraction of D's hidden features that dropout sets to 0 (Sec. 5)"
+    model.add_argument("--dropout", type=float, default=0.3, help=dropout)
+    optim = parser.add_argument_group("optimisation")
+    optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
+    optim.add_argument("--batch_size", type=int, default=64, help="images per step (m in Alg. 1)")
+    d_steps = "updates of D per update of G (k in Alg. 1: 1)"
+    optim.add_argument("--d_steps", type=int, default=1, help=d_steps)
+    optim.add_argument("--lr_g", type=float, default=4e-4, help="learning rate of G")
+    optim.add_argument("--lr_d", type=float, default=4e-4, help="learning rate of D")
+    optim.add_argument("--beta1", type=float, default=0.5, help="Adam beta1 (DCGAN Sec. 4: 0.5)")
+    optim.add_argument("--beta2", type=float, default=0.999, help="Adam beta2 (usual: 0.999)")
+    ema = "decay of the exponential moving average (EMA) of G's weights; 0: none (Yazici 2019)"
+    optim.add_argument("--ema", type=float, default=0.999, help=ema)
+    labels = parser.add_argument_group("labels of the discriminator")
+    smoothing = "D's target for real images is 1 minus this (Salimans et al. 2016 Sec. 3.4)"
+    labels.add_argument("--label_smoothing", type=float, default=0.1, help=smoothing)
+    noise = "fraction of D's labels that are swapped at random (ganhacks, tip 6)"
+    labels.add_argument("--label_noise", type=float, default=0.0, help=noise)
+    flip = "train D with real = 0 and generated = 1; this only changes the sign of D's logit"
+    labels.add_argument("--flip_labels", **SWITCH, help=flip)
     return parse_run_args(parser, argv)
 
 
 class Generator(nn.Module):
-    """z (B, z_dim) -> images (B, channels, image_size, image_size) in [-1, 1]."""
+    """Turn z (B, z_dim) into images (B, channels, image_size, image_size) in [-1, 1]."""
 
     def __init__(self, z_dim: int, ngf: int, channels: int, image_size: int) -> None:
         super().__init__()
         self.shape = (channels, image_size, image_size)
-        hidden = 4 if channels == 1 else 5  # colour needs more
+        hidden = 4 if channels == 1 else 5  # one more layer for colour
         widths = [z_dim, *(ngf * 2**i for i in range(hidden))]
         layers: list[nn.Module] = []
-        for before, width in zip(widths, widths[1:], strict=False):
-            layers += [nn.Linear(before, width), nn.LeakyReLU(0.2, True)]
+        for before, width in pairwise(widths):
+            layers += [nn.Linear(before, width), nn.LeakyReLU(0.2, inplace=True)]  # (B, width)
         layers.append(nn.Linear(widths[-1], channels * image_size**2))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
-        images = self.layers(z).float().tanh()  # in bfloat16 black is -1 to the bit: no slope
-        return images.view(len(z), *self.shape)
+        x = self.layers(z)  # (B, channels * image_size^2)
+        # tanh in float32: bfloat16 rounds black pixels to exactly -1, where the gradient is 0.
+        return x.float().tanh().view(len(z), *self.shape)
 
 
 class Discriminator(nn.Module):
-    """Images (B, channels, image_size, image_size) -> logits (B,): real or not."""
+    """Turn images (B, channels, image_size, image_size) into the logits of D(x), (B,)."""
 
     def __init__(self, ndf: int, channels: int, image_size: int, dropout: float) -> None:
         super().__init__()
         hidden = 2 if channels == 1 else 3
         widths = [channels * image_size**2, *(ndf * 2**i for i in reversed(range(hidden)))]
-        layers: list[nn.Module] = [nn.Flatten()]
-        for before, width in zip(widths, widths[1:], strict=False):
-            layers += [nn.Linear(before, width), nn.LeakyReLU(0.2, True), nn.Dropout(dropout)]
+        layers: list[nn.Module] = [nn.Flatten()]  # (B, channels * image_size^2)
+        for before, width in pairwise(widths):
+            layers += [nn.Linear(before, width), nn.LeakyReLU(0.2, inplace=True)]  # (B, width)
+            layers += [nn.Dropout(dropout)]
         self.layers = nn.Sequential(*layers, nn.Linear(ndf, 1))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -94,49 +109,50 @@ class Discriminator(nn.Module):
 
 
 def targets(logits: Tensor, real: bool, smoothing: float, noise: float, flip: bool) -> Tensor:
-    """What D should say, (B,): 1 - smoothing for real images, 0 for generated ones.
+    """Return D's targets (B,): 1 - smoothing for real images, 0 for generated images.
 
-    A share `noise` of the images, drawn anew each time, gets the other kind's label. `flip` then
-    mirrors everything: real = smoothing, generated = 1.
+    A random fraction `noise` gets the other target. `flip` replaces each target t by 1 - t.
     """
     is_real = torch.full_like(logits, real, dtype=torch.bool)
     if noise:
-        is_real ^= torch.rand_like(logits) < noise
-    labels = is_real * (1 - smoothing)
-    return 1 - labels if flip else labels
+        swapped = torch.rand_like(logits) < noise
+        is_real = torch.where(swapped, ~is_real, is_real)
+    target = is_real * (1 - smoothing)
+    return 1 - target if flip else target
 
 
 def discriminator_loss(
-    real_logits: Tensor, fake_logits: Tensor, smoothing: float, noise: float, flip: bool
+    real_logits: Tensor,
+    fake_logits: Tensor,
+    smoothing: float = 0.0,
+    noise: float = 0.0,
+    flip: bool = False,
 ) -> Tensor:
-    """-E[log D(x)] - E[log(1 - D(G(z)))] as cross-entropies with the targets above, of logits, not
-    probabilities: log D(x) stays finite where sigmoid rounds to 0 or 1."""
+    """Return -E[log D(x)] - E[log(1 - D(G(z)))], or the cross-entropies with other targets.
+
+    The loss takes logits, because log D(x) would be infinite where sigmoid rounds to 0.
+    """
     real = targets(real_logits, True, smoothing, noise, flip)
     fake = targets(fake_logits, False, smoothing, noise, flip)
     cross_entropy = F.binary_cross_entropy_with_logits
     return cross_entropy(real_logits, real) + cross_entropy(fake_logits, fake)
 
 
-def generator_loss(fake_logits: Tensor, flip: bool) -> Tensor:
-    """-E[log D(G(z))], the non-saturating loss (Sec. 3); labels neither noisy nor smoothed.
+def generator_loss(fake_logits: Tensor, flip: bool = False) -> Tensor:
+    """Return -E[log D(G(z))], the non-saturating loss (Goodfellow et al. 2014, Sec. 3).
 
-    Eq. 1 would have G minimise E[log(1 - D(G(z)))]. Early on D is sure: D(G(z)) is near 0, and so
-    is the slope of that loss in the logit, -D(G(z)): nothing to learn from. The slope of this one
-    is D(G(z)) - 1, there at its steepest; the fixed point is the same.
+    G has no label noise and no label smoothing, because both only regularise D. Eq. 1 would have G
+    minimise E[log(1 - D(G(z)))]. Early in training, D(G(z)) is near 0. The gradient of log(1 - D)
+    with respect to the logit is -D(G(z)), so G would learn almost nothing. The gradient of the loss
+    here is D(G(z)) - 1, which is near -1. Both losses have the same fixed point.
     """
     real = targets(fake_logits, True, smoothing=0.0, noise=0.0, flip=flip)
     return F.binary_cross_entropy_with_logits(fake_logits, real)
 
 
-def ema_pairs(ema: nn.Module, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
-    """Pair each weight and each running statistic of batch norm with its average in `ema`."""
-    pairs = zip(ema.state_dict().values(), network.state_dict().values(), strict=True)
-    return [(average, value) for average, value in pairs if value.is_floating_point()]
-
-
 @torch.no_grad()
-def update_ema(pairs: list[tuple[Tensor, Tensor]], decay: float) -> None:
-    """ema <- decay * ema + (1 - decay) * network, for all pairs of ema_pairs()."""
+def update_ema(pairs: Sequence[tuple[Tensor, Tensor]], decay: float) -> None:
+    """Set average to decay * average + (1 - decay) * value, for each pair (average, value)."""
     for average, value in pairs:
         average.lerp_(value, 1 - decay)
 
@@ -160,34 +176,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     opt_g = torch.optim.Adam(generator.parameters(), args.lr_g, betas, fused=True)
     opt_d = torch.optim.Adam(discriminator.parameters(), args.lr_d, betas, fused=True)
 
-    steps = max(1, len(batches) // args.d_steps)  # of G, an epoch
+    steps = max(1, len(batches) // args.d_steps)  # updates of G per epoch
     state = dict(
         generator=generator, discriminator=discriminator, ema=ema, opt_g=opt_g, opt_d=opt_d
     )
     run = Run(Path(__file__).stem, args, dataset, steps, generator_args, **state)
     flip = args.flip_labels
-    labels_of_d = dict(smoothing=args.label_smoothing, noise=args.label_noise, flip=flip)
-    clean = partial(discriminator_loss, smoothing=0.0, noise=0.0, flip=flip)
-    run.evaluate_with(clean, partial(generator_loss, flip=flip), real_sign=-1 if flip else 1)
-    averages = ema_pairs(ema, generator)
+    run.evaluate_with(discriminator_loss, generator_loss, real_sign=-1 if flip else 1)
+    label_options = dict(smoothing=args.label_smoothing, noise=args.label_noise, flip=flip)
+    pairs = zip(ema.state_dict().values(), generator.state_dict().values(), strict=True)
+    ema_pairs = [(average, value) for average, value in pairs if value.is_floating_point()]
     autocast = autocast_for(device, args.precision)
 
     for step in run.steps():
-        # D's steps: tell real images from generated ones (Alg. 1, the inner loop).
+        # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))] (Alg. 1, inner loop).
         for k in range(args.d_steps):
             real, _ = batches[step * args.d_steps + k]  # (B, channels, H, W) in [-1, 1]
-            z = batches.noise(args.z_dim)
+            z = batches.noise(args.z_dim)  # (B, z_dim)
             with autocast():
                 fake = generator(z)
                 real_logits = discriminator(real)
-                fake_logits = discriminator(fake.detach())  # detach: G learns nothing here
-            d_loss = discriminator_loss(real_logits, fake_logits, **labels_of_d)
+                fake_logits = discriminator(fake.detach())  # detach: D's loss must not change G
+            d_loss = discriminator_loss(real_logits, fake_logits, **label_options)
             opt_d.zero_grad()
             d_loss.backward()
             opt_d.step()
 
-        # G's step: make D, as it now is, call them real. D's own weights need no gradients here.
-        discriminator.requires_grad_(False)
+        # (2) Update G: minimise -E[log D(G(z))] with the updated D, on the same generated images.
+        discriminator.requires_grad_(False)  # gradients pass through D, but not into its weights
         with autocast():
             fake_logits_after = discriminator(fake)
         g_loss = generator_loss(fake_logits_after, flip)
@@ -196,10 +212,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_g.step()
         discriminator.requires_grad_(True)
 
-        # While young, G improves too fast for a long memory: start with a short one.
-        update_ema(averages, min(args.ema, (1 + step) / (10 + step)))
+        # Only samples and metrics use the EMA. The decay grows from 0.1 to --ema, as in TensorFlow,
+        # because G changes fast at the start.
+        update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
-        # For the curves: D(x), D(G(z)) before and after D's step, and how often D is right.
+        # Log both losses, and the means of D(x), and of D(G(z)) before and after D's update.
         run.log(real_logits, fake_logits, fake_logits_after, d_loss=d_loss, g_loss=g_loss)
 
 

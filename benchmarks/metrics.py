@@ -1,12 +1,12 @@
-"""Compare fid.py with pytorch-fid and scipy: speed, and what bfloat16 changes.
+"""Compare the speed of fid.py with pytorch-fid and scipy, and bfloat16 with float32.
 
     python benchmarks/metrics.py                  # about 4 minutes on two cores
     python benchmarks/metrics.py --rounds 5 --images 200
 
-The contenders take turns in one process, with the same random weights, images and number of
-threads. pytorch-fid's network gets float images in [0, 1], 50 at a time, as in its own command. The
-speed of a network does not depend on its weights, so the published weights are not needed. The
-rounding error of bfloat16 depends on them, so it is also shown for Fashion-MNIST's classifier.
+The implementations take turns in one process, with the same random weights, images and number of
+threads. The network of pytorch-fid gets float images in [0, 1] in batches of 50, as in the command
+pytorch-fid. Speed does not depend on the weights, so the published weights are not needed. The
+rounding error of bfloat16 depends on the weights, so Fashion-MNIST's classifier is also measured.
 """
 
 import argparse
@@ -30,23 +30,23 @@ from fid import Gaussian, Statistics, frechet_distance
 from support.features import FeatureNetwork, InceptionFeatures, extract, load_features
 from tools.samples import inception_weights
 
-Contenders = dict[str, Callable[[], object]]
+Implementations = dict[str, Callable[[], object]]
 
 
-def turns(contenders: Contenders, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each contender in each round, in which each has one turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+def turns(implementations: Implementations, rounds: int) -> dict[str, list[float]]:
+    """Call every implementation once per round; return the seconds of each call."""
+    seconds: dict[str, list[float]] = {name: [] for name in implementations}
     for number in range(rounds + 1):  # the first round warms up
-        for name, contender in contenders.items():
+        for name, call in implementations.items():
             start = time.perf_counter()
-            contender()
+            call()
             if number:
                 seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
 def report(seconds: dict[str, list[float]], images: int | None = None) -> None:
-    """Print one line per contender: its median, and its speed relative to the first contender."""
+    """Print the median of each implementation, and the speed relative to the first one."""
     first = next(iter(seconds))
     for name, values in seconds.items():
         median = statistics.median(values)
@@ -61,11 +61,11 @@ def report(seconds: dict[str, list[float]], images: int | None = None) -> None:
 
 
 def pytorch_fid_features(images: Tensor) -> Callable[[], np.ndarray]:
-    """Return pytorch-fid's network and loop, with the random weights."""
-    from pytorch_fid import inception as theirs
+    """Return a function that extracts features with pytorch-fid and random weights."""
+    from pytorch_fid import inception  # here, because only this function needs pytorch-fid
 
-    theirs.load_state_dict_from_url = lambda *args, **kwargs: inception_weights()
-    network = theirs.InceptionV3([theirs.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
+    inception.load_state_dict_from_url = lambda *args, **kwargs: inception_weights()
+    network = inception.InceptionV3([inception.InceptionV3.BLOCK_INDEX_BY_DIM[2048]]).eval()
 
     def run() -> np.ndarray:
         found = []
@@ -79,7 +79,7 @@ def pytorch_fid_features(images: Tensor) -> Callable[[], np.ndarray]:
 
 
 def measured(images: Tensor, network: FeatureNetwork, precision: str) -> Statistics:
-    """Return the statistics of images, as fid.py computes them."""
+    """Return the feature statistics of images, computed as in fid.py."""
     statistics = Statistics(network.dim)
     for features, _ in extract(images.split(100), network, precision):
         statistics.update(features)
@@ -87,25 +87,29 @@ def measured(images: Tensor, network: FeatureNetwork, precision: str) -> Statist
 
 
 def compare_features(images: Tensor, rounds: int) -> None:
+    """Print the times that pytorch-fid and fid.py need for the features of images."""
     network = InceptionFeatures(inception_weights())
-    contenders: Contenders = {
+    implementations: Implementations = {
         "pytorch-fid": pytorch_fid_features(images),
         "fid.py, float32": lambda: measured(images, network, "fp32"),
         "fid.py, bfloat16": lambda: measured(images, network, "bf16"),
     }
     print(f"\nfeatures of {len(images)} images of {tuple(images.shape[1:])}, {rounds} rounds")
-    report(turns(contenders, rounds), len(images))
+    report(turns(implementations, rounds), len(images))
 
 
 def by_scipy(mean1: Any, cov1: Any, mean2: Any, cov2: Any) -> float:
-    """Return the distance as pytorch-fid computes it."""
+    """Return the Fréchet distance, computed as in pytorch-fid."""
     root = sqrtm(cov1.dot(cov2))
     shift = mean1 - mean2
     return float(shift.dot(shift) + np.trace(cov1) + np.trace(cov2) - 2 * np.trace(root).real)
 
 
 def compare_distances(n: int, rounds: int) -> None:
-    """Compare on n features (n, 2048) per side; if n > 2048, from covariances of full rank."""
+    """Print times for the distance of two sets of features (n, 2048).
+
+    If n > 2048, the covariances have full rank and are computed outside of the timed calls.
+    """
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(2048, 2048, generator=generator).double() / 2048**0.5
     sets = [torch.randn(n, 2048, generator=generator).double() @ mix + i for i in range(2)]
@@ -133,11 +137,11 @@ def compare_distances(n: int, rounds: int) -> None:
     start = "the covariances" if n > 2048 else "the features"
     print(f"\nthe distance from {start} of {n} samples per side, {rounds} rounds")
     report(turns({"scipy's sqrtm": theirs, "fid.py": ours}, rounds))
-    print(f"{found['theirs']:.8f} and {found['ours']:.8f}", flush=True)
+    print(f"distances: {found['theirs']:.8f} and {found['ours']:.8f}", flush=True)
 
 
-def digits(title: str, network: Any, real: Tensor, fakes: dict[str, Tensor]) -> None:
-    """Print the distance of each set of `fakes` from `real`, in each precision."""
+def compare_precisions(title: str, network: Any, real: Tensor, fakes: dict[str, Tensor]) -> None:
+    """Print the distance between `real` and each set of `fakes`, in float32 and in bfloat16."""
     print(f"\n{title}, {len(real):,} images per side")
     for name, fake in fakes.items():
         values = []
@@ -151,7 +155,7 @@ def digits(title: str, network: Any, real: Tensor, fakes: dict[str, Tensor]) -> 
 
 
 def worsened(images: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """Return images as a bad generator draws them: noisy, blurred."""
+    """Return a noisy and a blurred copy of images, uint8 (N, C, H, W)."""
     generator = torch.Generator().manual_seed(seed)
     floats = images.float()
     noise = 25 * torch.randn(images.shape, generator=generator)
@@ -166,7 +170,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="turns per contender (default: 3)")
     parser.add_argument(
-        "--images", type=int, default=100, help="through Inception per turn (default: 100)"
+        "--images", type=int, default=100, help="images for Inception per turn (default: 100)"
     )
     args = parser.parse_args()
     dataset = load_dataset("fashion_mnist")
@@ -177,7 +181,9 @@ def main() -> None:
     compare_distances(1000, args.rounds)
     real, other = dataset.test_images[:number], dataset.train_images[:number]
     fakes = {"training images": other, **worsened(other)}
-    digits("Inception with random weights", InceptionFeatures(inception_weights()), real, fakes)
+    compare_precisions(
+        "Inception with random weights", InceptionFeatures(inception_weights()), real, fakes
+    )
     try:
         network = load_features("classifier", "fashion_mnist")
     except InputError as error:
@@ -185,7 +191,7 @@ def main() -> None:
         return
     other = dataset.train_images[:10_000]
     fakes = {"training images": other, **worsened(other)}
-    digits(network.name, network, dataset.test_images, fakes)
+    compare_precisions(network.name, network, dataset.test_images, fakes)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""Compare quality over time: the plain recipe, and a run of cdcgan.py on the same machine.
+"""Compare FCD over training time between a plain recipe and a run of cdcgan.py.
 
     python cdcgan.py --dataset fashion_mnist --epochs 50 --name ours
     python benchmarks/quality.py --minutes 60 --run runs/ours --save_path quality.png
 
-The plain recipe is a common first conditional DCGAN: batch norm in both networks, one-hot labels
-beside z and as maps beside the image, cross-entropy without label smoothing, Adam (0.5, 0.999) with
-learning rate 2e-4, no EMA, float32, PIL transforms and a DataLoader. Minutes are of training
-without evaluation. The points of the plain recipe are also written to a .csv file beside the plot.
-With --plain, that file replaces the training.
+Both must train on the same machine. The plain recipe is a common first conditional DCGAN:
+
+- Both networks have batch norm. G gets z and a one-hot label. D gets the image and one-hot maps.
+- The loss is cross-entropy without label smoothing. Adam has betas (0.5, 0.999) and learning rate
+  2e-4. The recipe has no EMA.
+- Training is in float32, with PIL transforms and a DataLoader.
+
+Minutes count training without evaluation. The points of the plain recipe are written to a .csv file
+beside the plot. With --plain, the points are read from such a file, and nothing is trained.
 """
 
 import argparse
@@ -34,7 +38,7 @@ Curve = list[tuple[float, float]]  # minutes, FCD
 
 
 def plain_generator() -> nn.Sequential:
-    """z and a one-hot class (B, Z + 10, 1, 1) -> images (B, 1, 28, 28) in [-1, 1]."""
+    """Return a generator: z and a one-hot class (B, Z + 10, 1, 1) -> images (B, 1, 28, 28)."""
     return nn.Sequential(
         nn.ConvTranspose2d(Z + 10, 128, 7, bias=False),
         nn.BatchNorm2d(128),
@@ -48,7 +52,7 @@ def plain_generator() -> nn.Sequential:
 
 
 def plain_discriminator() -> nn.Sequential:
-    """An image and ten maps of its one-hot class (B, 11, 28, 28) -> logits (B,)."""
+    """Return a discriminator: image and ten one-hot class maps (B, 11, 28, 28) -> logits (B,)."""
     return nn.Sequential(
         nn.Conv2d(11, 64, 4, 2, 1),
         nn.LeakyReLU(0.2),
@@ -61,7 +65,7 @@ def plain_discriminator() -> nn.Sequential:
 
 
 def train_plainly(data: Dataset, seed: int) -> Iterator[nn.Sequential]:
-    """Train without end; yield the generator after every step."""
+    """Train the plain recipe without end; yield the generator after every step."""
     torch.manual_seed(seed)
     generator, discriminator = plain_generator(), plain_discriminator()
     for network in (generator, discriminator):
@@ -76,9 +80,9 @@ def train_plainly(data: Dataset, seed: int) -> Iterator[nn.Sequential]:
     bce, ones, zeros = F.binary_cross_entropy_with_logits, torch.ones(BATCH), torch.zeros(BATCH)
     while True:
         for real, labels in DataLoader(images, BATCH, shuffle=True, drop_last=True):
-            given = F.one_hot(labels, 10).float()[:, :, None, None]
-            maps = given.expand(-1, -1, 28, 28)
-            fake = generator(torch.cat([torch.randn(BATCH, Z, 1, 1), given], dim=1))
+            one_hot = F.one_hot(labels, 10).float()[:, :, None, None]
+            maps = one_hot.expand(-1, -1, 28, 28)
+            fake = generator(torch.cat([torch.randn(BATCH, Z, 1, 1), one_hot], dim=1))
             opt_d.zero_grad()
             bce(discriminator(torch.cat([real, maps], dim=1)), ones).backward()
             bce(discriminator(torch.cat([fake.detach(), maps], dim=1)), zeros).backward()
@@ -91,7 +95,7 @@ def train_plainly(data: Dataset, seed: int) -> Iterator[nn.Sequential]:
 
 @torch.no_grad()
 def samples(generator: nn.Sequential, number: int = 10_000) -> Iterator[Tensor]:
-    """Yield batches of uint8 images, the same number per class, always from the same z."""
+    """Yield batches of uint8 images, equally many per class, from a fixed z."""
     own = torch.Generator().manual_seed(1)
     generator.eval()
     for labels in (torch.arange(number) % 10).split(500):
@@ -102,7 +106,7 @@ def samples(generator: nn.Sequential, number: int = 10_000) -> Iterator[Tensor]:
 
 
 def gaussian(batches: Iterable[Tensor], network: FeatureNetwork) -> Gaussian:
-    """Return the statistics of batches of images, as fid.py computes them."""
+    """Return the feature statistics of batches of images, computed as in fid.py."""
     statistics = Statistics(network.dim)
     for features, _ in extract(batches, network):
         statistics.update(features)
@@ -110,7 +114,7 @@ def gaussian(batches: Iterable[Tensor], network: FeatureNetwork) -> Gaussian:
 
 
 def plain_curve(minutes: float, every: float, seed: int) -> Curve:
-    """Train the plain recipe; return its FCD every `every` minutes."""
+    """Train the plain recipe for `minutes`; return the FCD every `every` minutes."""
     data = load_dataset("fashion_mnist")
     network = load_features("classifier", "fashion_mnist")
     real = gaussian(data.test_images.split(500), network)
@@ -129,7 +133,7 @@ def plain_curve(minutes: float, every: float, seed: int) -> Curve:
 
 
 def run_curve(folder: Path) -> Curve:
-    """Return the FCD of a run of cdcgan.py over its minutes of training."""
+    """Return the minutes of training and the FCD, after each evaluated epoch of a run."""
     with (folder / "timing.csv").open() as file:
         seconds = [float(row["seconds"]) for row in csv.DictReader(file)]
     with (folder / "metrics.csv").open() as file:
@@ -146,15 +150,27 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--minutes", type=float, default=60, help="how long to train the plain recipe"
+        "--minutes", type=float, default=60, help="training time of the plain recipe (default: 60)"
     )
     parser.add_argument(
-        "--every", type=float, default=3, help="minutes between evaluations of the plain recipe"
+        "--every",
+        type=float,
+        default=3,
+        help="minutes of training between evaluations of the plain recipe (default: 3)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the plain recipe")
-    parser.add_argument("--plain", type=Path, help="points of the plain recipe, from a .csv file")
-    parser.add_argument("--run", type=Path, required=True, help="a run of cdcgan.py to compare")
-    parser.add_argument("--save_path", type=Path, default=Path("quality.png"), help="plot to write")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the plain recipe (default: 0)")
+    parser.add_argument(
+        "--plain",
+        type=Path,
+        help=".csv file with the points of the plain recipe, instead of training it",
+    )
+    parser.add_argument("--run", type=Path, required=True, help="folder of a run of cdcgan.py")
+    parser.add_argument(
+        "--save_path",
+        type=Path,
+        default=Path("quality.png"),
+        help="plot to write (default: quality.png)",
+    )
     args = parser.parse_args()
     ours = run_curve(args.run)
     if args.plain:
@@ -178,10 +194,10 @@ def main() -> None:
 
     best_at, best = min(plain, key=lambda point: point[1])
     reached = [minutes for minutes, distance in ours if distance <= best]
-    sooner = f"after {reached[0]:.1f} min" if reached else "not at all"
+    when = f"after {reached[0]:.1f} min" if reached else "not at all"
     print(
-        f"the plain recipe's best is {best:.3f}, after {best_at:.1f} min; "
-        f"cdcgan.py reached it {sooner}"
+        f"the best FCD of the plain recipe is {best:.3f}, after {best_at:.1f} min; "
+        f"cdcgan.py reached this FCD {when}"
     )
 
 

@@ -1,15 +1,15 @@
-"""Measure how fast cdcgan.py trains, compared with the plain way to write the same training.
+"""Compare the training speed of cdcgan.py with a plain training loop for the same networks.
 
     python benchmarks/speed.py                  # Fashion-MNIST, the script's defaults
     python benchmarks/speed.py --rounds 10 -- --ngf 32 --ndf 32
 
-Both train the same networks on the same images, in turns, in one process, data included. The plain
-way is a common first GAN script: one PIL image and its transforms at a time, a DataLoader, float32,
-torch's default memory layout, an unfused Adam, D's weights not frozen in G's step. The flags after
-`--` are for cdcgan.py.
+Both train on the same images, in turns, in one process. The times include data loading. The plain
+implementation is a common first GAN script. A DataLoader transforms one PIL image at a time.
+Training is in float32, with the default memory layout and without fused Adam or EMA. The update of
+G also computes gradients of D's weights. The flags after `--` are for cdcgan.py.
 
-The operations per second are compared with those of a large matrix product. The last line says how
-many they would be if a step consisted only of torch's own products and convolutions.
+The floating-point operations per second of cdcgan.py are compared with a large matrix product. The
+last line gives this ratio for the time in matrix products and convolutions alone.
 """
 
 import argparse
@@ -35,7 +35,7 @@ import cdcgan
 from data import load_dataset
 from support.device import autocast_for
 
-# The operators of products and convolutions; their time without the operators that they call.
+# Operators of products and convolutions. Their times exclude the operators that they call.
 KERNELS = {
     "aten::mm",
     "aten::addmm",
@@ -46,7 +46,7 @@ KERNELS = {
 
 
 class PlainDataset(Dataset[tuple[Tensor, int]]):
-    """Load one PIL image and transform it at a time, as the MNIST class of torchvision does."""
+    """Transform one PIL image at a time, as the MNIST class of torchvision does."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self.images, self.labels = images, labels
@@ -66,7 +66,7 @@ class PlainDataset(Dataset[tuple[Tensor, int]]):
 
 
 def plain_steps(args: argparse.Namespace, workers: int) -> Iterator[None]:
-    """Train without end in the plain way, and yield after every step."""
+    """Train with the plain implementation without end, and yield after every step."""
     data = load_dataset(args.dataset, args.data_dir, args.image_size, args.classes)
     loader = DataLoader(
         PlainDataset(data.train_images, data.train_labels),
@@ -82,7 +82,7 @@ def plain_steps(args: argparse.Namespace, workers: int) -> Iterator[None]:
     }
     generator = cdcgan.Generator(args.z_dim, args.ngf, **image_args)
     discriminator = cdcgan.Discriminator(args.ndf, **image_args, norm=args.norm, dropout=0.0)
-    # Undo the script's channels_last layout, because the plain way has torch's default layout.
+    # Undo the channels_last layout of cdcgan.py, to use torch's default layout.
     generator.layers.register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
     for network in (generator, discriminator):
         cdcgan.init_weights(network)
@@ -105,12 +105,12 @@ def plain_steps(args: argparse.Namespace, workers: int) -> Iterator[None]:
 
 
 def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
-    """Train with cdcgan.py's flags `argv` in turns with the plain way, and print both speeds."""
+    """Train cdcgan.py with the flags `argv` and the plain implementation in turns; print speeds."""
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
     flops = 0
 
     class AlternatingRun(cdcgan.Run):
-        """A run whose steps alternate with plain steps."""
+        """Alternate the steps of a run with plain steps."""
 
         def steps(self) -> Iterator[int]:
             nonlocal flops
@@ -149,11 +149,11 @@ def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
             rate, peak = flops / ours / 1e9, matmul_rate(self.autocast_dtype())
             print(
                 f"ours: {flops / 1e9:.1f} GFLOP per step in products and convolutions, "
-                f"{rate:.0f} GFLOP/s: {100 * rate / peak:.0f} % of what a 4096 x 4096 product does"
+                f"{rate:.0f} GFLOP/s, {100 * rate / peak:.0f} % of a 4096 x 4096 matrix product"
             )
             print(
-                f"these alone take {1000 * kernels:.1f} ms of a step: were all else free, "
-                f"{100 * flops / kernels / 1e9 / peak:.0f} %"
+                f"products and convolutions alone take {1000 * kernels:.1f} ms per step, "
+                f"at {100 * flops / kernels / 1e9 / peak:.0f} % of the matrix product's speed"
             )
 
         def autocast_dtype(self) -> torch.dtype:
@@ -169,7 +169,7 @@ def measure(rounds: int, steps: int, workers: int, argv: list[str]) -> None:
 def matmul_rate(dtype: torch.dtype) -> float:
     """Return the GFLOP/s of a 4096 x 4096 matrix product.
 
-    The result is written to existing memory, because new pages would take a third of the time.
+    The result is written to existing memory, because new memory pages would take additional time.
     """
     a = torch.randn(4096, 4096).to(dtype)
     result = a @ a
@@ -185,9 +185,13 @@ def main() -> None:
     own: Any = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    own.add_argument("--rounds", type=int, default=5, help="turns of each way (default: 5)")
+    own.add_argument(
+        "--rounds", type=int, default=5, help="turns of each implementation (default: 5)"
+    )
     own.add_argument("--steps", type=int, default=30, help="steps per turn (default: 30)")
-    own.add_argument("--workers", type=int, default=0, help="of the plain DataLoader (default: 0)")
+    own.add_argument(
+        "--workers", type=int, default=0, help="workers of the plain DataLoader (default: 0)"
+    )
     own.add_argument("argv", nargs="*", help="flags of cdcgan.py, after --")
     args = own.parse_args()
     measure(args.rounds, args.steps, args.workers, args.argv)

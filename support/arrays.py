@@ -1,4 +1,4 @@
-"""Array files (.npz): what is in one, and whether it is a set of images or its statistics."""
+"""Read and write array files (.npz): sets of images, or the statistics of a set (mu and sigma)."""
 
 from support.command import InputError
 
@@ -20,7 +20,10 @@ STATISTICS = "statistics mu (d,) and sigma (d, d)"
 
 
 def is_npz(source: str | Path) -> bool:
-    """Return whether a source is meant as an array file. An .npy is, to be refused by name."""
+    """Return whether a source is named like an array file.
+
+    .npy files count too. npz_arrays() refuses an .npy file with advice.
+    """
     return Path(source).suffix.lower() in (".npz", ".npy")
 
 
@@ -33,9 +36,10 @@ def array_type(file: IO[bytes]) -> ArrayType:
 
 
 def npz_arrays(path: Path) -> dict[str, ArrayType]:
-    """Return the type and shape of every array in an .npz by its name. No array is loaded.
+    """Return the type and shape of every array in an .npz by array name. No array is loaded.
 
-    InputError for another file than an .npz, and for an array that is larger than its data.
+    Raise InputError if the file is not an .npz, or if an array claims more bytes than the file has
+    for the array.
     """
     try:
         with open(path, "rb") as file:
@@ -67,7 +71,7 @@ def npz_arrays(path: Path) -> dict[str, ArrayType]:
 def npz_meant(path: Path) -> str:
     """Return the name of the images in an .npz, or "mu" if the .npz holds statistics.
 
-    InputError if neither is there, if both are, or if they have another type or shape.
+    Raise InputError unless the file holds exactly one of the two, with a supported type and shape.
     """
     arrays = npz_arrays(path)
     several = [f"{name:.40} {dtype!s:.40} {shape}" for name, (dtype, shape) in arrays.items()]
@@ -81,7 +85,7 @@ def npz_meant(path: Path) -> str:
     if "mu" in arrays or "sigma" in arrays:
         meant.append("mu")
     if len(meant) > 1:
-        raise InputError(f"{found}; keep images or statistics, one set in a file")
+        raise InputError(f"{found}; keep images or statistics, one set per file")
     if not meant:
         raise InputError(f"{found}; expected {IMAGES}; or {STATISTICS}")
     if meant == ["mu"]:
@@ -89,19 +93,20 @@ def npz_meant(path: Path) -> str:
             arrays.get(name, (np.dtype(object), ())) for name in ("mu", "sigma")
         )
         if not (mean_type.kind in "fiu" and cov_type.kind in "fiu" and mean and cov == mean * 2):
-            raise InputError(f"{found}; expected {STATISTICS}, which are numbers")
+            raise InputError(f"{found}; expected {STATISTICS}, both of a numeric type")
     elif problem := images_problem(*arrays[meant[0]]):
         raise InputError(f"{found}; expected {IMAGES}: {problem}")
     return meant[0]
 
 
 def images_problem(dtype: np.dtype, shape: tuple[int, ...]) -> str:
-    """Say why an array is no set of images, and what to do. "" if it is one.
+    """Return why an array is no set of images, and what to do; "" if the array is one.
 
-    The axis of the channels must be certain: either the second or the last axis has length 1 or 3.
+    Of 4 axes, exactly one of the second and the last must have length 1 or 3, because otherwise the
+    channel axis is not certain.
     """
     if dtype.kind not in "fiub":
-        return "its entries are no numbers: resize the images to one size and save one array"
+        return "its entries are not numbers: resize all images to one size and save one array"
     if dtype != np.uint8:
         scale = "255 * x if x is in [0, 1], (x + 1) * 127.5 if x is in [-1, 1]"
         return f"convert x to [0, 255] ({scale}), round it and save it as np.uint8"
@@ -121,7 +126,7 @@ def images_problem(dtype: np.dtype, shape: tuple[int, ...]) -> str:
 
 
 def npz_load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Load arrays from an .npz by their names. InputError if one is damaged."""
+    """Load arrays from an .npz by name. Raise InputError if an array is damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
@@ -132,7 +137,7 @@ def npz_load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def npz_images(path: Path) -> Tensor:
-    """Load the images of an .npz as uint8 (N, C, H, W). InputError for anything else."""
+    """Load the images of an .npz as uint8 (N, C, H, W). Raise InputError for other content."""
     name = npz_meant(path)
     if name == "mu":
         raise InputError(f"{path} holds statistics (mu and sigma); images are needed here")
@@ -143,36 +148,38 @@ def npz_images(path: Path) -> Tensor:
 
 
 def npz_statistics(path: Path, features: str) -> tuple[Tensor, Tensor, int | None]:
-    """Load mu and sigma, in float64, of an .npz; and n, or None if it does not say n.
+    """Load mu and sigma (float64) and the number of images n from an .npz; n is None if not saved.
 
-    InputError for anything else, for numbers that are not finite, and for statistics that another
-    network than `features` made.
+    Raise InputError for other content, for numbers that are not finite, and for statistics that
+    were computed with another feature extractor than `features`.
     """
     if npz_meant(path) != "mu":
         raise InputError(f"{path} holds images; statistics (mu and sigma) are needed here")
     kinds = {name: dtype.kind for name, (dtype, shape) in npz_arrays(path).items() if shape == ()}
-    # Other projects may save something else under these two names: then it is left alone.
+    # Other projects may save other things as n or features. An entry of another type is ignored.
     own = [name for name, kind in (("n", "iu"), ("features", "U")) if kinds.get(name, "-") in kind]
     arrays = npz_load(path, ["mu", "sigma", *own])
     mean, cov = (torch.from_numpy(arrays[name].astype(np.float64)) for name in ("mu", "sigma"))
     if not (mean.isfinite().all() and cov.isfinite().all()):
         raise InputError(f"{path}: mu or sigma holds a number that is not finite")
     if (made_by := str(arrays.get("features", features))) != features:
-        raise InputError(f"{path} was made through {made_by}, and cannot be compared in {features}")
+        raise InputError(
+            f"{path} was computed with {made_by} and cannot be compared with features of {features}"
+        )
     n = int(arrays.get("n", 0))
     return mean, cov, n if n > 0 else None
 
 
 def write_npz(path: Path, compress: bool = False, **arrays: Any) -> None:
-    """Write arrays, numbers and text to an .npz by their names."""
+    """Write arrays, numbers and text to an .npz by name."""
     with assembling(path) as buffer:
         (np.savez_compressed if compress else np.savez)(buffer, **arrays)
 
 
 def check_arrays(sources: Sequence[str]) -> list[str]:
-    """Return those of the sources that are saved statistics.
+    """Return the sources that are saved statistics.
 
-    InputError names every .npz among the sources that cannot be used.
+    Raise one InputError that names every .npz among the sources that cannot be used.
     """
     statistics, problems = [], []
     for source in filter(is_npz, dict.fromkeys(sources)):

@@ -1,12 +1,14 @@
-"""How a command begins, speaks and ends. Every command imports this module before all others.
+"""Handle the start, the messages and the end of a command.
 
-- Ctrl-C while the libraries are imported prints one word and exits with 130, not with a traceback.
-- A broken installation (torch and torchvision that do not fit, a missing package) is one line.
+Every command imports this module first.
+
+- Ctrl-C while the libraries are imported prints one word and exits with 130, without a traceback.
+- A broken installation (a missing package, versions that do not fit) is reported in one line.
 - A closed standard stream (`2>&-`, services) is replaced by the null device. Otherwise the next
   file that the program opens would take its number, and messages would be written into that file.
-- Bad input, an InputError, is one line on standard error and exit code 2.
+- Bad input, an InputError, is reported in one line on standard error, with exit code 2.
 
-Where a script is imported, by a notebook, a test or another program, the import changes nothing.
+If a notebook, a test or another program imports a script, this module changes nothing on import.
 """
 
 import errno
@@ -34,25 +36,25 @@ def is_command() -> bool:
 
 
 def open_streams() -> None:
-    """Give each of the three standard streams that is closed the null device."""
+    """Open the null device in place of each closed standard stream."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is `number`
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
 
 
 def interrupted(which: int, frame: FrameType | None) -> None:
-    """End at once on Ctrl-C. An exception could be lost or mistaken inside a library's import."""
+    """End at once on Ctrl-C. A library's import could swallow or misread an exception."""
     os.write(2, b"interrupted\n")
     os._exit(130)
 
 
 def installation_fault(error: BaseException) -> str:
     """Return one line that says which installed versions do not work, and what to do."""
-    from importlib import metadata  # here, because it is slow: Ctrl-C would meet its import
+    from importlib import metadata  # imported here, because the import is slow and rarely needed
 
     versions = []
     for package in ("torch", "torchvision"):
@@ -80,7 +82,7 @@ def raised_by_import(trace: TracebackType | None) -> bool:
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Replace sys.excepthook: a fault of the installation becomes one line and exit code 2."""
+    """Replace sys.excepthook: report a fault of the installation in one line, exit with code 2."""
     if issubclass(kind, ImportError) or (issubclass(kind, Exception) and raised_by_import(trace)):
         print(installation_fault(error), file=sys.stderr)
         sys.exit(2)
@@ -98,16 +100,17 @@ if is_command():
 
 
 class InputError(Exception):
-    """What the user gave cannot be used; the message says what, where and what to do, in a line."""
+    """Report unusable input. The message says in one line what is wrong and what to do."""
 
 
 @contextmanager
 def exit_on_input_error() -> Iterator[None]:
-    """An InputError inside becomes one line on standard error, exit code 2; Ctrl-C: 130.
+    """Turn an InputError inside into one line on standard error and exit code 2; Ctrl-C into 130.
 
-    Where the reader of standard output goes away, as head does: 141, what a shell calls SIGPIPE.
+    Exit with 141 if the reader of standard output ends early, as `head` does. A shell gives 141 to
+    programs that SIGPIPE ends.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold bytes that are no text
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name may hold bytes that are not text
         sys.stdout.reconfigure(errors="backslashreplace")
     main_thread = threading.current_thread() is threading.main_thread()
     starting = main_thread and signal.getsignal(signal.SIGINT) is interrupted
@@ -124,7 +127,7 @@ def exit_on_input_error() -> Iterator[None]:
     except KeyboardInterrupt:
         say("interrupted")
         raise SystemExit(130) from None
-    except OSError as error:  # of a print: what concerns files is an InputError by now
+    except OSError as error:  # from print(): errors about files were turned into InputErrors
         if error.filename or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EFBIG):
             raise
         mute()
@@ -139,11 +142,14 @@ def exit_on_input_error() -> Iterator[None]:
 
 @contextmanager
 def report_out_of_memory() -> Iterator[None]:
-    """InputError where it does not: some flags can ask for more than any machine has."""
+    """Turn out-of-memory errors into a one-line InputError.
+
+    Some flags can ask for more memory than any machine has.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # Of a processor's, a GPU's and a Mac's memory torch says so by these texts alone.
+        # torch raises a RuntimeError. Only these texts (CPU, GPU and Mac) tell it from others.
         texts = ("can't allocate memory", "not enough memory", "out of memory")
         if not (isinstance(error, MemoryError) or any(text in str(error) for text in texts)):
             raise
@@ -155,11 +161,12 @@ def report_out_of_memory() -> Iterator[None]:
 
 
 class OrderlyEnd:
-    """Notes Ctrl-C and SIGTERM, so that a step can finish before the program ends.
+    """Note Ctrl-C and SIGTERM, so that a step can finish before the program ends.
 
-    `asked`: whether one of them has come. The second one raises KeyboardInterrupt, if `insist`;
-    of torchrun's processes, Ctrl-C may reach each twice, and torchrun itself ends the slow ones.
-    Only the main thread may handle signals: in another thread nothing is noted.
+    `asked` is True after the first signal. If `insist`, the second signal raises KeyboardInterrupt.
+    Under torchrun `insist` is False, because Ctrl-C may reach each process twice, and torchrun
+    itself ends slow processes. Only the main thread may handle signals. In another thread, no
+    signal is noted.
     """
 
     def __init__(self, insist: bool) -> None:
@@ -181,7 +188,7 @@ class OrderlyEnd:
         self.asked = True
 
     def print(self, text: str) -> None:
-        """Print to standard output. Ctrl-C may have ended its reader as well, as in `| tee log`."""
+        """Print to standard output. If Ctrl-C has ended the reader (`| tee log`), use stderr."""
         try:
             print(text, flush=True)
         except OSError:
@@ -196,7 +203,7 @@ class OrderlyEnd:
 
 def progress(*args: Any, **kwargs: Any) -> "tqdm":
     """Return a tqdm bar, which shows nothing unless standard error is a terminal."""
-    from tqdm import tqdm  # here, because `--help` does without it
+    from tqdm import tqdm  # imported here, because `--help` does not need it
 
     return tqdm(*args, **kwargs, disable=None if sys.stderr else True)
 
@@ -205,9 +212,9 @@ def say(line: str) -> None:
     """Print `line` to standard error, above a progress bar if there is one.
 
     Standard error may be closed (a service) or broken (`2>&1 | tee log` after Ctrl-C has ended
-    tee). Then the line is lost, and nothing else.
+    tee). Then only the line is lost, and the program goes on.
     """
-    from tqdm import tqdm  # here, because most commands say nothing
+    from tqdm import tqdm  # imported here, because most commands print no such line
 
     if sys.stderr:  # tqdm and print take None for standard output
         with suppress(OSError, ValueError):
@@ -216,11 +223,11 @@ def say(line: str) -> None:
 
 
 def mute() -> None:
-    """Send standard output to the null device: its reader has gone, and a last flush would fail."""
+    """Send standard output to the null device, because Python's last flush would fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def shown(value: float, spec: str) -> str:
-    """Format a number for people. A number that is rounded to 0 loses its sign: no "-0.0000"."""
+    """Format a number for people. A number that is rounded to 0 has no sign ("0.0000")."""
     text = format(value, spec)
     return text if float(text) else format(0.0, spec)

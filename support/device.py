@@ -1,4 +1,4 @@
-"""Where a run computes, in which precision, and where its random numbers come from."""
+"""Choose the device and the precision of a run, and seed its random numbers."""
 
 from support.command import InputError
 from support.processes import processes, rank
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Purposes of seeded(): independent random streams.
+# Purposes for seeded(). Each purpose has an independent random stream.
 SHUFFLES, NOISE, EVALUATION, PROCESSES = 1, 2, 3, 4
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" prefers a GPU. InputError if it cannot be used.
+    """Return the device called `name`; "auto" prefers a GPU. Raise InputError if it is unusable.
 
-    Of torchrun's processes each takes a GPU of its own.
+    Under torchrun, "cuda" is the GPU with the local rank of the process.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -25,7 +25,9 @@ def pick_device(name: str) -> torch.device:
     if processes() > 1 and name == "cuda":
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     elif processes() > 1 and name != "cpu":
-        raise InputError(f"--device {name} is not for {processes()} processes: give cpu or cuda")
+        raise InputError(
+            f"--device {name} cannot be used with {processes()} processes: give cpu or cuda"
+        )
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).cpu()
@@ -33,40 +35,44 @@ def pick_device(name: str) -> torch.device:
         reason = (str(error).splitlines() or ["unknown"])[0]
         raise InputError(f"--device {name} cannot be used here ({reason}); try cpu") from None
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # whose random state torch.cuda then speaks of
+        torch.cuda.set_device(device)  # so that torch.cuda.get_rng_state() refers to this GPU
     return device
 
 
 def autocast_for(device: torch.device, precision: str) -> Callable[[], torch.autocast]:
-    """A function that gives the autocast context of `precision` on `device`."""
+    """Return a function that returns the autocast context of `precision` on `device`."""
     if precision == "auto":
         if device.type == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            # Processors with AMX have it too. (torch has a public name for this from 2.11 on.)
+            # CPUs with AMX support AVX512-BF16 as well. (torch 2.11 has a public name for this.)
             native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if native else "fp32"
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def seeded(seed: int, *purpose: int) -> torch.Generator:
-    """A random generator of its own for each (seed, purpose...), on the CPU.
+    """Return a separate random generator on the CPU for each (seed, purpose...).
 
-    There, so that every device sees the same numbers. SeedSequence mixes what it is given into 32
-    bits, all that torch's CPU generator takes: seed + epoch would make two seeds share epochs.
+    The numbers come from the CPU, so that they do not depend on the device of the run. SeedSequence
+    mixes seed and purpose into 32 bits, because torch's CPU generator uses no more. With
+    seed + epoch instead, epoch 1 of seed 0 would equal epoch 0 of seed 1.
     """
     mixed = np.random.SeedSequence(seed, spawn_key=purpose).generate_state(1)
     return torch.Generator().manual_seed(int(mixed[0]))
 
 
 def seed_process(seed: int, step: int) -> None:
-    """Give torchrun's other processes random numbers that are not the first's, but repeat."""
+    """Seed torch's global generators in all processes of torchrun except the first.
+
+    Each process draws different numbers, and a repeated run draws the same numbers again.
+    """
     if rank() > 0:
         torch.manual_seed(seeded(seed, PROCESSES, rank(), step).initial_seed())
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The state of torch's global random generators: the CPU's and the device's own."""
+    """Return the states of torch's global random generators, on the CPU and on the device."""
     state = {"cpu": torch.get_rng_state()}
     if device.type != "cpu":
         state[device.type] = getattr(torch, device.type).get_rng_state()
@@ -74,7 +80,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Undo random_state(). Another kind of device than the run's has no state to go on from."""
+    """Restore what random_state() returned. A state for another kind of device is ignored."""
     torch.set_rng_state(state["cpu"])
     if device.type in state and device.type != "cpu":
         getattr(torch, device.type).set_rng_state(state[device.type])

@@ -1,7 +1,8 @@
-"""The published data sets, found on this machine or fetched, and verified by their checksums.
+"""Load the published data sets from this machine, or download them, and verify all checksums.
 
-load_idx looks in --data_dir, on the system, at mirrors and, for Fashion-MNIST, in Debian's package;
-load_cifar10 in --data_dir and at its server. download fetches FID's weights, too.
+load_idx() searches --data_dir, a system folder, the mirrors and, for Fashion-MNIST, Debian's
+package. load_cifar10() searches --data_dir and CIFAR-10's server. download() also fetches FID's
+weights.
 """
 
 from support.command import InputError, progress, say
@@ -38,7 +39,7 @@ CLASSES = {
 }
 TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 IDX_FILES = [f"{s}-{k}-ubyte" for s in ("train", "t10k") for k in ("images-idx3", "labels-idx1")]
-# SHA-256 of the uncompressed IDX_FILES: gzip's output differs between the places that offer them.
+# SHA-256 of the uncompressed IDX_FILES. The compressed files differ between the mirrors.
 IDX_SHA256 = {
     "mnist": (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -55,23 +56,23 @@ IDX_SHA256 = {
 }
 SYSTEM_FOLDERS = {"fashion_mnist": Path("/usr/share/datasets/fashion-mnist")}
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
-TIMEOUT = 10.0  # seconds a mirror may stay silent
-SLOWEST = 10_000  # bytes a second below which a mirror counts as silent
+TIMEOUT = 10.0  # seconds that a mirror may stay silent
+SLOWEST = 10_000  # bytes per second; a slower mirror is given up
 LARGEST_IDX = 16 + 60_000 * 28 * 28  # bytes, uncompressed
-LARGEST_BATCH = 1 << 26  # bytes: twice one of CIFAR-10's
+LARGEST_BATCH = 1 << 26  # bytes, twice the size of a CIFAR-10 batch file
 
 
 def published(name: str) -> Any:
-    """Return torchvision's class of a data set, which has its addresses, names and checksums."""
-    from torchvision import datasets  # here, because it takes longer than all of torch
+    """Return torchvision's class of a data set, with the addresses, file names and checksums."""
+    from torchvision import datasets  # imported here, because the import takes longer than torch's
 
     return getattr(datasets, TORCHVISION[name])
 
 
 def download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
-    """Fetch `url` to `path`, which appears only when whole and verified.
+    """Download `url` to `path`. The file appears under this name only when whole and verified.
 
-    torchvision's download has no time limit, and writes under the file's final name.
+    torchvision's download has no time limit, and writes under the final name of the file.
     """
     request = urllib.request.Request(url, headers={"User-Agent": "gan-scripts"})
     with atomic(path) as unfinished:
@@ -88,22 +89,22 @@ def download(url: str, path: Path, verify: Callable[[Path], object]) -> None:
             start = time.monotonic()
             while chunk := response.read1(1 << 16):
                 bar.update(file.write(chunk))
-                # The socket's timeout sees silence only, not a mirror that sends drop by drop.
+                # The socket's timeout detects silence only, not a mirror that sends very slowly.
                 if time.monotonic() - start > TIMEOUT + file.tell() / SLOWEST:
                     raise TimeoutError("too slow")
         verify(unfinished)
 
 
 def _read_verified(path: Path, digest: str, foreign: Sequence[str] = ()) -> bytes | None:
-    """The uncompressed bytes of a raw or gzipped file whose SHA-256 is `digest`.
+    """Return the uncompressed bytes of a raw or gzipped file whose SHA-256 is `digest`.
 
-    None if the digest is one of `foreign`; InputError if it is any other.
+    Return None if the SHA-256 is in `foreign`. Raise InputError for any other SHA-256.
     """
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(path) if packed else path.open("rb") as file:
-            content = file.read(LARGEST_IDX + 1)  # and no more: a few KB may inflate to gigabytes
+            content = file.read(LARGEST_IDX + 1)  # a limit, because a few KB may inflate to GB
         found = hashlib.sha256(content).hexdigest()
     except (OSError, EOFError, zlib.error):
         found = "not a whole gzip file"
@@ -118,7 +119,7 @@ def _read_verified(path: Path, digest: str, foreign: Sequence[str] = ()) -> byte
 
 
 def load_idx(name: str, data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
-    """Training images (N, 1, 28, 28) and labels (N,), then those of the test set."""
+    """Return training images uint8 (N, 1, 28, 28) and labels (N,), test images, test labels."""
     contents = {file: _find_idx(name, file, data_dir) for file in IDX_FILES}
     missing = [file for file, content in contents.items() if content is None]
     if missing and not fetch:
@@ -131,10 +132,11 @@ def load_idx(name: str, data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
 
 
 def _find_idx(name: str, file: str, data_dir: Path) -> bytes | None:
-    """The uncompressed bytes of one file from the first folder that has it; None if none has."""
+    """Return the uncompressed bytes of a file from the first folder that has the file, or None."""
     folders = [data_dir, data_dir / name, data_dir / TORCHVISION[name] / "raw"]
     folders += [SYSTEM_FOLDERS[name]] if name in SYSTEM_FOLDERS else []
-    # Both sets use the same file names: in data_dir itself the other's files count as absent.
+    # MNIST and Fashion-MNIST use the same file names. In data_dir itself, a file of the other data
+    # set counts as absent.
     foreign = [_digest(other, file) for other in IDX_SHA256 if other != name]
     for folder in folders:
         for path in (folder / file, folder / f"{file}.gz"):
@@ -151,9 +153,10 @@ def _digest(name: str, file: str) -> str:
 
 
 def _fetch_idx(name: str, folder: Path, missing: Sequence[str]) -> None:
-    """Bring the missing files into `folder` from the first source that gives them, or InputError.
+    """Fetch the missing files into `folder`. Raise InputError if all sources fail.
 
-    A mirror that fails once is not asked for the other files; those it gave are kept.
+    The mirrors are tried in turn, then Debian's package. A mirror that fails once is not asked
+    again, but the verified files from the mirror are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tried = []
@@ -176,13 +179,14 @@ def _fetch_idx(name: str, folder: Path, missing: Sequence[str]) -> None:
             tried.append(f"the package {DEBIAN_PACKAGE} ({error})")
         advice += f", or apt-get install {DEBIAN_PACKAGE}"
     sources = ", ".join(tried)
-    raise InputError(f"{name} is not in {folder.parent}, nor fetched: tried {sources}; {advice}")
+    absent = f"{name} is not in {folder.parent} and cannot be fetched"
+    raise InputError(f"{absent}: tried {sources}; {advice}")
 
 
 def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
-    """Download Debian's package and unpack it, without root and without installing anything."""
+    """Download and unpack Debian's package, without root and without installing the package."""
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        raise InputError("no apt-get and dpkg-deb here")
+        raise InputError("apt-get or dpkg-deb is not installed")
     say(f"no mirror answers: unpacking Debian's {DEBIAN_PACKAGE} into {folder}")
     with tempfile.TemporaryDirectory(
         dir=folder.resolve(), prefix=".debian-", suffix=UNFINISHED
@@ -190,7 +194,7 @@ def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
         place = Path(temporary)
 
         def run(*command: str) -> None:
-            with open(place / "log", "wb") as log:  # a pipe would wait for apt's children too
+            with open(place / "log", "wb") as log:  # reading a pipe would wait for apt's children
                 code = subprocess.call(
                     command,
                     cwd=place,
@@ -204,10 +208,10 @@ def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
                 raise InputError(f"{command[0]}: {lines[-1] if lines else f'exit code {code}'}")
 
         apt = ["apt-get", "-o", f"Acquire::http::Timeout={TIMEOUT:.0f}", "-o", "Acquire::Retries=0"]
-        apt += ["-o", "APT::Sandbox::User=root"]  # its own user may not enter a private folder
+        apt += ["-o", "APT::Sandbox::User=root"]  # the user _apt may not enter a private folder
         try:
             run(*apt, "download", DEBIAN_PACKAGE)
-        except InputError:  # the system's package lists are empty: fetch private ones
+        except InputError:  # the system's package lists may be empty: fetch private lists
             for needed in ("lists/partial", "cache/archives/partial"):
                 (place / needed).mkdir(parents=True)
             apt += ["-o", f"Dir::State::Lists={place}/lists", "-o", f"Dir::Cache={place}/cache"]
@@ -222,13 +226,16 @@ def _unpack_debian_package(folder: Path, missing: Sequence[str]) -> None:
 
 
 def _parse_idx(content: bytes) -> np.ndarray:
-    """IDX bytes -> uint8 array: two zeros, type 8, number of dimensions, their sizes, the data."""
-    # torchvision's reader takes an unpacked file, not bytes whose checksum is known.
+    """Return the uint8 array of an IDX file.
+
+    The bytes are: two zeros, type 8, number of dimensions, size of each dimension, data.
+    """
+    # torchvision's reader needs an unpacked file. The verified bytes are in memory only.
     header = 4 + 4 * (content[3] if len(content) > 3 else 0)
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if content[:3] != b"\0\0\x08" or len(content) != header + math.prod(shape):
-        raise InputError(f"an IDX file of {len(content)} bytes that is not uint8 of shape {shape}")
-    # bytearray, because a tensor needs memory that may be written
+        raise InputError(f"an IDX file of {len(content)} bytes is not uint8 of shape {shape}")
+    # a bytearray, because torch.from_numpy() needs writable memory
     return np.frombuffer(bytearray(content), np.uint8, offset=header).reshape(shape)
 
 
@@ -236,10 +243,10 @@ def _parse_idx(content: bytes) -> np.ndarray:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays and plain containers; whatever else is named is refused unrun."""
+    """Unpickle numpy arrays and plain containers only. Other names are refused and never called."""
 
     allowed = {
-        "_reconstruct": np.empty(0).__reduce__()[0],  # its module's name depends on numpy's version
+        "_reconstruct": np.empty(0).__reduce__()[0],  # found so, because numpy 2 moved the function
         "ndarray": np.ndarray,
         "dtype": np.dtype,
     }
@@ -251,7 +258,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def load_cifar10(data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
-    """Training images (N, 3, 32, 32) and labels (N,), then those of the test set."""
+    """Return training images uint8 (N, 3, 32, 32) and labels (N,), test images, test labels."""
     cifar10 = published("cifar10")
     base = cifar10.base_folder
     for folder in (data_dir / base, data_dir / "cifar10" / base, data_dir):
@@ -259,7 +266,7 @@ def load_cifar10(data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
             break
     else:
         folder = data_dir / base
-        if folder.exists():  # before a download that would have nowhere to go
+        if folder.exists():  # checked first, because the download could not replace the folder
             raise InputError(
                 f"{folder} lacks {published('cifar10').train_list[0][0]}: delete it or replace it"
             )
@@ -274,19 +281,19 @@ def load_cifar10(data_dir: Path, fetch: bool = True) -> list[np.ndarray]:
 
 
 def _read_batch(path: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
-    """One of CIFAR-10's pickles: images uint8 (N, 3, 32, 32), labels int64 (N,)."""
+    """Return the images uint8 (N, 3, 32, 32) and labels int64 (N,) of one of CIFAR-10's pickles."""
     advice = "delete its folder or replace it"
     if not path.is_file():
         raise InputError(f"{path} is missing: {advice}")
     if _md5(path) != md5:
         raise InputError(f"{path} is corrupt or cut short (wrong checksum): {advice}")
-    try:  # MD5 can be forged, so the unpickler trusts nothing either
+    try:  # a file with the right MD5 can be forged, so the unpickler is restricted as well
         batch = _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
         images = batch["data"].reshape(-1, 3, 32, 32).astype(np.uint8, casting="no")
         labels = np.array(batch["labels"], np.int64).reshape(len(images))
         if not all(0 <= label < 10 for label in labels):
-            raise ValueError("a label that is none of 0 to 9")
-    except Exception as error:  # a hostile pickle can raise anything
+            raise ValueError("a label is not between 0 and 9")
+    except Exception as error:  # a hostile pickle can raise any exception
         raise InputError(f"{path} is no CIFAR-10 batch ({error}): {advice}") from error
     return images, labels
 
@@ -300,8 +307,7 @@ def _md5(path: Path) -> str:
 
 
 def _fetch_cifar10(folder: Path) -> None:
-    """Make `folder` out of the archive: the one that lies beside it, or a download."""
-
+    """Unpack CIFAR-10's archive into `folder`. Download the archive if it is not there yet."""
     cifar10 = published("cifar10")
 
     def verify(path: Path) -> None:
@@ -328,16 +334,16 @@ def _fetch_cifar10(folder: Path) -> None:
         unpacked.mkdir()
         try:
             with tarfile.open(archive) as tar:
-                for file, _ in cifar10.train_list + cifar10.test_list:  # these, no other path
+                for file, _ in cifar10.train_list + cifar10.test_list:  # no other path is unpacked
                     entry = tar.getmember(f"{folder.name}/{file}")
                     member = tar.extractfile(entry) if entry.isreg() else None
                     if member is None or entry.size > LARGEST_BATCH:
-                        raise tarfile.ReadError(f"{entry.name} is no file of its size")
+                        raise tarfile.ReadError(f"{entry.name} is no regular file or is too large")
                     (unpacked / file).write_bytes(member.read())
         except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
             raise InputError(f"{archive} is not CIFAR-10's archive ({error}): replace it") from None
         try:
             os.replace(unpacked, folder)
         except OSError:
-            if not folder.exists():  # else another run was faster, and its files do as well
+            if not folder.exists():  # if it exists, another run has just unpacked the same files
                 raise

@@ -1,4 +1,4 @@
-"""Images as pictures: a grid with names at its rows, PNG and GIF files."""
+"""Draw grids of images with a name beside each row, and write PNG and GIF files."""
 
 from support.command import InputError, say
 
@@ -15,17 +15,17 @@ from support.files import writing
 from support.fonts import drawable, font
 from support.images import MOST_PIXELS
 
-GIF_SIDE = 2**16 - 1  # pixels: the format has two bytes for a side
+GIF_SIDE = 2**16 - 1  # pixels, because the format has two bytes per side
 NEAREST = Image.Resampling.NEAREST
 
 
 @dataclass
 class Layout:
-    """The measures of a grid's picture in pixels; `across`: images per row."""
+    """Hold the sizes of a drawn grid in pixels, except `across` and `scale`."""
 
-    across: int
-    scale: int
-    cell: int  # an image and its line of frame, enlarged
+    across: int  # images per row
+    scale: int  # factor by which each image is enlarged
+    cell: int  # an enlarged image and one line of the frame
     margin: int  # for the names, at the left
     width: int
     height: int
@@ -52,15 +52,15 @@ def row_font(cell: int) -> ImageFont.FreeTypeFont:
 def draw_grid(images: Tensor, columns: int, row_names: Sequence[str] = ()) -> Image.Image:
     """Draw images uint8 (N, C, H, W), `columns` per row, with a name at the left of each row.
 
-    The images are enlarged by a whole factor, which lets small ones be seen and keeps their pixels.
-    A name that the font cannot write is replaced by the row's number, which counts from 0.
+    Small images are enlarged by an integer factor, which keeps all pixels sharp. If the font cannot
+    write a name, the number of the row, from 0, replaces the name.
     """
     row_names = drawable(row_names, range(len(row_names)))
     layout = lay_out(len(images), columns, images.shape[-1], row_names)
     scale, cell = layout.scale, layout.cell
     frame = scale if len(images) > 1 else 0
     picture = Image.new("RGB", (layout.width, layout.height), "white")
-    # Pillow alone: torchvision's make_grid would double the time that a command takes to start.
+    # Only Pillow is used, because an import of torchvision would double the start-up time.
     for i, image in enumerate(images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()):
         row, column = divmod(i, layout.across)
         place = (layout.margin + frame + column * cell, frame + row * cell)
@@ -73,7 +73,7 @@ def draw_grid(images: Tensor, columns: int, row_names: Sequence[str] = ()) -> Im
 
 
 def check_layout(layout: Layout, moving: bool) -> None:
-    """Raise InputError if a picture is too large for a GIF, or for the readers of a PNG."""
+    """Raise InputError if a grid has too many pixels, or is too wide or high for a GIF."""
     width, height = layout.width, layout.height
     limit = ""
     if moving and max(width, height) > GIF_SIDE:
@@ -81,36 +81,39 @@ def check_layout(layout: Layout, moving: bool) -> None:
     elif width * height > MOST_PIXELS:
         limit = f"at most {MOST_PIXELS:,} pixels are drawn"
     if limit:
-        advice = "a smaller --grid_size, --class NAME or --interpolate ROWS makes it smaller"
-        raise InputError(f"the picture would be {width:,} x {height:,} pixels; {limit}; {advice}")
+        advice = "make it smaller with --grid_size, --class NAME or --interpolate ROWS"
+        raise InputError(f"the image would be {width:,} x {height:,} pixels; {limit}; {advice}")
 
 
 def count_images(folder: Path, apart: Sequence[str] = ()) -> int:
-    """Return the number of images in `folder` in any depth, without files named as in `apart`."""
+    """Return the number of images in and below `folder`, without files whose name is in `apart`."""
     names = (Path(name) for _, _, files in os.walk(folder) for name in files if name not in apart)
     endings = Image.registered_extensions()
     return sum(name.suffix.lower() in endings and name.name[0] != "." for name in names)
 
 
 def check_empty(folder: Path) -> None:
-    """Raise InputError if `folder` holds images in any depth.
+    """Raise InputError if there are images in or below `folder`.
 
-    fid.py and training read all of them, so older images would count as new samples.
+    fid.py and training read all images in and below a folder. Older images would count as samples.
     """
     if found := count_images(folder):
         images = "1 image" if found == 1 else f"{found:,} images"
         advice = "give a new or empty folder as --save_path"
         raise InputError(
-            f"{folder} holds {images} already, which would mix with new ones: {advice}"
+            f"{folder} holds {images} already, which would mix with the samples: {advice}"
         )
 
 
 def place_of_grid(path: Path, suffix: str) -> Path:
-    """Return `path`, or the file of a grid in it if it is a folder; warn of other images there."""
+    """Return `path` if the suffix fits, else the path of a grid in the folder `path`.
+
+    Print a warning if the folder holds other images.
+    """
     if path.suffix.lower() == suffix:
         return path
     if count_images(path, ("grid.png", "grid.gif")):
-        say(f"warning: {path} holds images: fid.py and training will read the grid as one of them")
+        say(f"warning: {path} holds images: fid.py and training will read the grid as an image too")
     return path / f"grid{suffix}"
 
 
@@ -121,9 +124,10 @@ def save_picture(picture: Image.Image, path: Path) -> None:
 
 
 def save_gif(frames: Iterable[Image.Image], path: Path, seconds: float, hold: float = 0) -> None:
-    """Write a GIF that loops: each frame for `seconds`, the last for `hold` more.
+    """Write a GIF that loops. Each frame is shown for `seconds`, the last for `hold` seconds more.
 
-    Each frame is written as soon as the next one differs. Pillow's save() would keep them all.
+    Equal frames in a row are written as one. Each frame is written as soon as a different frame
+    follows, because Pillow's save() would keep all frames in memory.
     """
     small = (frame.convert("P", palette=Image.Palette.ADAPTIVE, colors=64) for frame in frames)
     with writing(path) as temporary, temporary.open("wb") as file:

@@ -1,12 +1,13 @@
-"""What FID and Inception Score look through: FID's Inception network, or a data set's classifier.
+"""Load a feature extractor for the metrics: FID's Inception network or a data set's classifier.
 
     network = load_features("classifier", dataset="fashion_mnist")
     features, logits = network(images)     # uint8 (N, C, H, W) -> float32 (N, 128), (N, 10)
 
-FID is defined by one particular Inception v3 (Heusel et al., 2017, arXiv:1706.08500), whose weights
-are a download of 96 MB and which takes minutes on a CPU. 28 x 28 grey images are far from what it
-was trained on, so for small data sets there is a small classifier of the same data, in pretrained/.
-What is measured through that is comparable with nothing but itself, and never called FID or IS.
+FID is defined with one particular Inception v3 (Heusel et al., 2017, arXiv:1706.08500). The weights
+are a download of 96 MB, and the network takes minutes on a CPU. Inception was trained on large
+photographs, which differ much from images of 28 x 28 or 32 x 32 pixels. Therefore each published
+data set has a small classifier in pretrained/, trained on the data set. A value measured with a
+classifier is comparable only with values of the same classifier, and is never called FID or IS.
 
 training/classifier.py trains these classifiers.
 """
@@ -44,29 +45,29 @@ PRETRAINED = Path(__file__).parent.parent / "pretrained"
 
 
 def last_block(block: Any, x: Tensor) -> list[Tensor]:
-    """Compute Inception's last block, which takes the maximum where the others take means."""
+    """Compute Inception's last block, in which max pooling replaces average pooling."""
     branches = type(block)._forward(block, x)
     return [*branches[:-1], block.branch_pool(F.max_pool2d(x, 3, stride=1, padding=1))]
 
 
 def leave_padding_out(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    """A hook before a pooling branch's convolution: means over 3 x 3 pixels lose the padding.
+    """Correct the averages over 3 x 3 pixels before a pooling branch's convolution, as a hook.
 
-    torchvision's means count the zeros beyond the image's border as pixels; over the share of
-    pixels that are none, they are the means of those that are.
+    torchvision's averages count the padding zeros as pixels. Divided by the fraction of real pixels
+    in each window, they become the averages over the real pixels.
     """
     (means,) = inputs
-    share = F.avg_pool2d(means.new_ones(1, 1, *means.shape[2:]), 3, stride=1, padding=1)
-    return means / share
+    fraction = F.avg_pool2d(means.new_ones(1, 1, *means.shape[2:]), 3, stride=1, padding=1)
+    return means / fraction
 
 
 def build_inception() -> Any:
-    """FID's Inception v3, untrained: torchvision's but for how it pools, and with 1008 logits.
+    """Build FID's Inception v3, untrained: torchvision's, with other pooling and 1008 logits.
 
-    The published weights are a port of TensorFlow's network of 2015-12-05, which leaves the padding
-    out of its means and, in its very last block, takes the maximum.
+    The published weights are a port of TensorFlow's network of 2015-12-05. Average pooling in that
+    network leaves the padding out, and the last block uses max pooling.
     """
-    from torchvision.models import Inception3  # here, because it takes longer than all of torch
+    from torchvision.models import Inception3  # imported here, because the import is slow
 
     network: Any = Inception3(1008, aux_logits=False, init_weights=False)
     network.Mixed_7c._forward = MethodType(last_block, network.Mixed_7c)
@@ -77,10 +78,10 @@ def build_inception() -> Any:
 
 
 class InceptionFeatures(nn.Module):
-    """uint8 (N, C, H, W) -> pool features (N, 2048) and logits (N, 1008), float32.
+    """Map images uint8 (N, C, H, W) to float32 pool features (N, 2048) and logits (N, 1008).
 
-    One path for all images: grey becomes RGB, bilinear to 299 x 299 (without antialiasing, as
-    pytorch-fid does), [0, 255] to [-1, 1]. The logits have no bias (Salimans et al.'s code).
+    All images are resized to 299 x 299 (bilinear without antialiasing, as in pytorch-fid), scaled
+    to [-1, 1] and expanded to RGB. The logits have no bias (as in Salimans et al.'s code).
     """
 
     name, dim, score, distance = "FID-Inception (2015-12-05)", 2048, "IS", "FID"
@@ -95,7 +96,7 @@ class InceptionFeatures(nn.Module):
         network.fc = nn.Identity()
         for module in network.modules():
             if isinstance(getattr(module, "bn", None), nn.BatchNorm2d):
-                # In eval mode a batch norm is a factor and a shift: fold them into the convolution.
+                # In eval mode, batch norm is a factor and a shift. Fold both into the convolution.
                 module.conv = fuse_conv_bn_eval(module.conv, module.bn)
                 module.bn = nn.Identity()
         self.network = network.to(memory_format=torch.channels_last)
@@ -106,8 +107,8 @@ class InceptionFeatures(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         kind = images.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else torch.float32
-        # On a CPU eight at a time, a quarter faster: what one layer leaves for the next fits its
-        # cache. A GPU wants many.
+        # On a CPU, parts of eight images are a quarter faster, because the output of a layer fits
+        # into the cache. A GPU computes the whole batch at once.
         parts = checked(images).split(8 if kind == "cpu" else max(1, len(images)))
         with torch.autocast(kind, enabled=False):
             network = self.in_dtype(dtype)
@@ -115,13 +116,16 @@ class InceptionFeatures(nn.Module):
             return features, features @ self.class_weights.T
 
     def prepared(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) -> float32 (N, 3, 299, 299) in [-1, 1]; grey is resized only once."""
+        """Convert uint8 (N, C, H, W) to float32 (N, 3, 299, 299) in [-1, 1].
+
+        A grey image is resized before the expansion to three channels, so only once.
+        """
         x = images.to(memory_format=torch.channels_last).float() / 255
         x = 2 * F.interpolate(x, (299, 299), mode="bilinear", align_corners=False) - 1
         return rgb(x).contiguous(memory_format=torch.channels_last)
 
     def in_dtype(self, dtype: torch.dtype) -> nn.Module:
-        """The network in `dtype`, cast once: autocast casts frozen weights at every call."""
+        """Return the network in `dtype`, cast once. autocast would cast frozen weights per call."""
         if dtype == torch.float32:
             return self.network
         if dtype not in self.cast:
@@ -130,7 +134,7 @@ class InceptionFeatures(nn.Module):
 
 
 def checked(images: Tensor) -> Tensor:
-    """`images`, if they are uint8 (N, C, H, W) with C 1 or 3; InputError otherwise."""
+    """Return `images`. Raise InputError unless they are uint8 (N, C, H, W) with C = 1 or 3."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3):
         raise InputError(
             f"images of shape {tuple(images.shape)} and {images.dtype}: features are defined for "
@@ -144,20 +148,20 @@ def rgb(images: Tensor) -> Tensor:
 
 
 def load_inception(path: str | Path | None = None) -> InceptionFeatures:
-    """FID's Inception with the published weights: those in `path`, or downloaded once.
+    """Load FID's Inception with the published weights, from `path` or downloaded once.
 
-    A download is verified by its SHA-256; a file given by hand by its keys and shapes. The weights
-    may or may not bring batch norm's counters, but nothing else may be missing or left over.
+    A download is verified by the SHA-256, a file `path` by the names and shapes of the tensors.
+    Batch norm's counters may be missing. No other tensor may be missing or superfluous.
     """
     if path is None:
         path = user_cache() / INCEPTION_URL.rsplit("/", 1)[1]
-        if not os.path.isfile(path):  # Path.is_file raises where the cache may not be entered
+        if not os.path.isfile(path):  # Path.is_file() raises if the cache may not be entered
             fetch_inception(path)
     try:
         state = load_tensors(path)
     except OSError as error:
         raise InputError(f"--inception_path {path} cannot be read ({error.strerror})") from None
-    except Exception:  # a damaged file makes torch raise anything, and advise to trust it
+    except Exception:  # a damaged file makes torch raise any error, and advise weights_only=False
         refused = "it is damaged, or holds more than tensors"
         raise InputError(f"{path} is refused as FID's Inception weights: {refused}") from None
     try:
@@ -165,7 +169,7 @@ def load_inception(path: str | Path | None = None) -> InceptionFeatures:
             k: v for k, v in build_inception().state_dict().items() if k.endswith("tracked")
         }
         return InceptionFeatures({**counters, **state})
-    except Exception as error:  # of another network
+    except Exception as error:  # the weights are of another network
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{path} does not hold FID's Inception weights: {reason}") from None
 
@@ -178,10 +182,10 @@ def fetch_inception(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         download(INCEPTION_URL, path, verify)
-    except Exception as error:  # no network, no such page, no room
+    except Exception as error:  # no network, no such page, a full disk
         raise InputError(
             f"FID's Inception weights cannot be fetched from {INCEPTION_URL} ({error}): "
-            "give the file as --inception_path, or use --features classifier (of data with classes)"
+            "give the file as --inception_path, or use --features classifier for data with classes"
         ) from None
 
 
@@ -189,7 +193,7 @@ def fetch_inception(path: Path) -> None:
 
 
 class Classifier(nn.Module):
-    """Images (N, channels, H, W) in [-1, 1] -> features (N, 128), logits (N, num_classes)."""
+    """Map images (N, channels, H, W) in [-1, 1] to features (N, 128), logits (N, num_classes)."""
 
     def __init__(self, channels: int, num_classes: int) -> None:
         super().__init__()
@@ -217,10 +221,10 @@ class Classifier(nn.Module):
 
 
 class ClassifierFeatures(nn.Module):
-    """uint8 (N, C, H, W) -> features (N, 128) and class logits of a data set's own classifier.
+    """Map uint8 (N, C, H, W) to features (N, 128) and class logits of a data set's classifier.
 
-    Images are made to fit: another size by bilinear interpolation (antialiased when shrinking),
-    grey by repeating it, colour by the mean of its channels.
+    Images of another size are resized (bilinear, antialiased when shrinking). If the classifier
+    expects colour, a grey channel is repeated. If it expects grey, colour channels are averaged.
     """
 
     dim, score, distance = 128, "classifier score", "FCD"
@@ -229,7 +233,7 @@ class ClassifierFeatures(nn.Module):
         super().__init__()
         self.classes = tuple(checkpoint["classes"])
         if not all(isinstance(name, str) for name in self.classes):
-            raise ValueError("a class whose name is no text")
+            raise ValueError("the name of a class is not text")
         self.channels, self.image_size = checkpoint["channels"], checkpoint["image_size"]
         if self.channels not in (1, 3) or self.image_size not in IMAGE_SIZES:
             raise ValueError(f"{self.channels} channels, {self.image_size} pixels")
@@ -237,7 +241,8 @@ class ClassifierFeatures(nn.Module):
         self.classifier = Classifier(self.channels, len(self.classes))
         state = {name: value.float() for name, value in checkpoint["state"].items()}
         self.classifier.load_state_dict(state)
-        # Other weights of the same label measure something else: the name tells them apart.
+        # Values of two classifiers with the same label are not comparable. The hash of the weights
+        # in the name distinguishes the classifiers.
         digest = hashlib.sha256()
         for value in self.classifier.state_dict().values():
             digest.update(value.contiguous().numpy())
@@ -265,23 +270,26 @@ FeatureNetwork = InceptionFeatures | ClassifierFeatures
 def extract(
     batches: Iterable[Tensor], network: FeatureNetwork, precision: str = "fp32"
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield features (B, d) and logits (B, K) of uint8 images, float32 on the network's device."""
+    """Yield features (B, d) and logits (B, K), float32 on the device of the network.
+
+    Each pair belongs to one batch of uint8 images.
+    """
     device = next(network.buffers()).device
     autocast = autocast_for(device, precision)
     for images in batches:
-        # A GPU's convolutions would keep 10 of float32's 23 bits (TF32).
+        # With TF32, a GPU's convolutions would use only 10 of the 23 mantissa bits of float32.
         with autocast(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             features, logits = network(images.to(device))
         yield features, logits
 
 
 def load_classifier(path: Path) -> ClassifierFeatures:
-    """A classifier's checkpoint. InputError if it is not there or is something else."""
+    """Load a classifier's checkpoint. Raise InputError if the file is missing or something else."""
     if not os.path.isfile(path):
         raise InputError(f"there is no classifier {path}: use --features inception")
     try:
         return ClassifierFeatures(load_tensors(path))
-    except Exception:  # damaged, or not a classifier's
+    except Exception:  # a damaged file can raise any error
         raise InputError(f"{path} is not a classifier's checkpoint, or is damaged") from None
 
 
@@ -291,21 +299,24 @@ def load_features(
     device: torch.device | str = "cpu",
     inception_path: str | Path | None = None,
 ) -> FeatureNetwork:
-    """The feature network `kind`: "inception", or the "classifier" of the data set named."""
+    """Return the feature extractor `kind`: "inception", or the "classifier" of `dataset`."""
     if kind == "inception":
         return load_inception(inception_path).to(device)
     if dataset is None:
-        raise InputError("which classifier? name its data set with --dataset")
+        raise InputError("which classifier? name the data set with --dataset")
     return load_classifier(PRETRAINED / f"classifier-{dataset}.pt").to(device)
 
 
 def classifier_path(name: str, images: Tensor, labels: Tensor, classes: Sequence[str]) -> Path:
-    """Return where a data set's classifier is; a folder's has a name made of its training set."""
+    """Return the path of a data set's classifier.
+
+    For a folder, the file name contains a hash of the training set and of the class names.
+    """
     if name != "folder":
         return PRETRAINED / f"classifier-{name}.pt"
     key = hashlib.sha256(repr((images.shape, tuple(classes))).encode())
     for whole in (images, labels):
-        for part in whole.split(256):  # a folder may be larger than the memory
+        for part in whole.split(256):  # in parts, because the images may not fit into memory
             key.update(part.contiguous().numpy().data)
     return user_cache() / f"classifier-{key.hexdigest()[:16]}.pt"
 
@@ -313,14 +324,14 @@ def classifier_path(name: str, images: Tensor, labels: Tensor, classes: Sequence
 def find_classifier(
     name: str, images: Tensor, labels: Tensor, classes: Sequence[str]
 ) -> ClassifierFeatures | None:
-    """Return a data set's classifier; None for a folder whose classifier was not trained yet.
+    """Return a data set's classifier, or None for a folder whose classifier is not trained yet.
 
-    InputError for a folder without classes.
+    Raise InputError for a folder without classes.
     """
     if name == "folder" and len(classes) < 2:
         raise InputError("a folder without classes has no classifier: use --features inception")
     path = classifier_path(name, images, labels, classes)
-    if name == "folder" and not os.path.isfile(path):  # Path.is_file may raise, for a cache
+    if name == "folder" and not os.path.isfile(path):  # Path.is_file() may raise for the cache
         return None
     return load_classifier(path)
 
@@ -328,11 +339,11 @@ def find_classifier(
 def require_classifier(
     name: str, images: Tensor, labels: Tensor, classes: Sequence[str], data_dir: str | Path
 ) -> ClassifierFeatures:
-    """Return a data set's classifier. InputError for a folder whose classifier is not there yet."""
+    """Return a data set's classifier. Raise InputError if a folder's classifier is missing."""
     network = find_classifier(name, images, labels, classes)
     if network is None:
         what = f"{len(classes)} classes at {images.shape[-1]} pixels"
         raise InputError(
-            f"{data_dir} has no classifier of {what} yet: a run that evaluates trains one"
+            f"{data_dir} has no classifier of {what} yet: a training run with evaluation trains one"
         )
     return network

@@ -1,4 +1,4 @@
-"""Files that can be trusted: they appear whole or not at all, and loading them executes no code."""
+"""Write files that appear whole or not at all, and load tensors without executing code."""
 
 from support.command import InputError
 
@@ -21,14 +21,14 @@ from torch import Tensor
 if sys.platform != "win32":
     import fcntl
 
-UNFINISHED = ".gan-scripts.part"  # how the name of an unfinished file or folder ends
-ABANDONED = 86_400  # seconds: what is unfinished and was not written to for so long has no writer
+UNFINISHED = ".gan-scripts.part"  # suffix of unfinished files and folders
+ABANDONED = 86_400  # seconds; an unfinished file that has not changed for longer has no writer
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`: becomes `path` when the block ends well, else is removed."""
-    # By chance, not by the process: another container may have one of the same number.
+    """Yield a temporary path. After the block, rename the file to `path`, or remove it on error."""
+    # The name is random, because processes in two containers may have the same process number.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         yield unfinished
@@ -37,16 +37,16 @@ def atomic(path: Path) -> Iterator[Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def remove_abandoned(folder: Path) -> None:
-    """Remove from `folder` the unfinished files and folders of processes that were killed.
+def remove_stale_files(folder: Path) -> None:
+    """Remove the unfinished files and folders of killed processes from `folder`.
 
-    Their age tells them: a process that still writes may run on another machine, or in another
-    container that shares the folder.
+    Only the age identifies them, because a process that still writes may run on another machine or
+    in another container.
     """
-    if not os.path.isdir(folder):  # or may not be entered, where glob raises
+    if not os.path.isdir(folder):  # also False if the folder may not be entered; glob would raise
         return
     for path in folder.glob(f".*{UNFINISHED}"):
-        with suppress(OSError):  # removed by another start, or not ours to remove
+        with suppress(OSError):  # another process has removed it, or it belongs to another user
             if time.time() - path.lstat().st_mtime > ABANDONED:
                 if path.is_dir():
                     shutil.rmtree(path)
@@ -55,12 +55,13 @@ def remove_abandoned(folder: Path) -> None:
 
 
 def locked(folder: Path) -> IO[str]:
-    """An open file that keeps other processes out of `folder` until it is closed.
+    """Return an open file that locks `folder` until the file is closed.
 
-    InputError if another process holds it. The lock is the system's and goes with its process,
-    however that ends. Where there is no such lock (Windows, some network drives), nothing is held.
+    Raise InputError if another process holds the lock. The operating system releases the lock when
+    the process ends. Windows and some network drives have no such lock: there `folder` is not
+    locked.
     """
-    # Not filelock's: it makes a folder that is missing, and fails on a drive without locks.
+    # The package filelock would create a missing folder, and fails on a drive without locks.
     path = folder / ".lock"
     try:
         file = path.open("a")
@@ -78,7 +79,7 @@ def locked(folder: Path) -> IO[str]:
 
 
 def run_folder(path: Path) -> Path:
-    """Return `path`, if it can be a run's folder. InputError names the folder of a run's file."""
+    """Return `path`. Raise InputError if `path` is a file, with the run's folder as advice."""
     if os.path.isfile(path):
         of_run = os.path.isfile(path.parent / "config.json")
         advice = f"give its folder, {path.parent}" if of_run else "give a run folder"
@@ -87,17 +88,17 @@ def run_folder(path: Path) -> Path:
 
 
 def user_cache() -> Path:
-    """The folder for what a user's runs share and can make again."""
+    """Return the folder for files that a user's runs share and can create again."""
     try:
         home = Path.home()
-    except RuntimeError:  # a container's user without a name: most likely not writable, then
+    except RuntimeError:  # a container's user may have no home folder
         home = Path("/")
     return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "gan-scripts"
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Path]:
-    """atomic() for what a user asked for: folders are made, failures are InputErrors."""
+    """Use atomic() for `path`, create missing folders and turn an OSError into an InputError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic(path) as unfinished:
@@ -108,9 +109,9 @@ def writing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def assembling(path: Path) -> Iterator[io.BytesIO]:
-    """writing() by way of memory, for torch's and numpy's archives.
+    """Yield a buffer in memory. After the block the content is written to `path` by writing().
 
-    Where the disk fills up under their writers, these end in errors of their own on top of it.
+    torch and numpy would hide the error of a full disk behind errors of their own writers.
     """
     buffer = io.BytesIO()
     yield buffer
@@ -119,21 +120,21 @@ def assembling(path: Path) -> Iterator[io.BytesIO]:
 
 
 def save_tensors(content: dict[str, Any], path: Path) -> None:
-    """Write what torch.load reads with weights_only=True: whole, or not at all and InputError."""
+    """Write tensors, numbers and text for load_tensors(). Raise InputError if that fails."""
     with assembling(path) as buffer:
         torch.save(content, buffer)
 
 
 def load_tensors(path: str | Path) -> Any:
-    """What torch.save wrote: tensors, numbers and text, nothing of which is executed.
+    """Load the tensors, numbers and text of a file that torch.save() wrote. No code is executed.
 
-    Raises whatever torch does for a damaged file, ValueError for one that claims more than it has:
-    an archive that inflates, a tensor of gigabytes over four bytes.
+    A damaged file raises any of torch's errors. Raise ValueError for a file that claims more data
+    than it has: a compressed archive, or a large tensor over a small memory.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > os.path.getsize(path):  # torch.save does not compress
+        if unpacked > os.path.getsize(path):  # torch.save() does not compress
             raise ValueError(f"it unpacks to {unpacked:,} bytes")
     content = torch.load(path, map_location="cpu", weights_only=True)
     _check_tensors(content)
@@ -141,31 +142,33 @@ def load_tensors(path: str | Path) -> Any:
 
 
 def _check_tensors(content: Any) -> None:
-    """ValueError for a tensor, at any depth, that is not dense or larger than its memory."""
+    """Raise ValueError if `content` has a tensor that is not dense or is larger than its memory."""
     if isinstance(content, Tensor):
         dense = content.layout == torch.strided and content.device.type != "meta"
         if not dense or content.untyped_storage().nbytes() < content.nbytes:
-            raise ValueError("a tensor without the memory that it claims")
+            raise ValueError("a tensor claims more memory than it has")
     elif isinstance(content, dict | list | tuple):
         for part in content.values() if isinstance(content, dict) else content:
             _check_tensors(part)
 
 
 def check_npz(path: Path) -> None:
-    """InputError for an archive of arrays that inflates out of proportion; others are not judged.
+    """Raise InputError if an archive of arrays would unpack to far more bytes than it has.
 
-    Pictures and statistics pack to a half or a tenth, zeros to a thousandth.
+    Images and statistics compress to between a half and a tenth, zeros to a thousandth. Files that
+    are no zip archives pass.
     """
     if not zipfile.is_zipfile(path):
         return
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > max(1 << 29, 100 * os.path.getsize(path)):
-        raise InputError(f"{path} would unpack to {unpacked:,} bytes: no images or statistics do")
+        limit = "more than images or statistics can"
+        raise InputError(f"{path} would unpack to {unpacked:,} bytes, {limit}")
 
 
 def is_name(text: object) -> bool:
-    """Return whether a class can be called so: it is written into images and files' names."""
-    controls = ("Cc", "Cs")  # control characters, and bytes that are no text
+    """Return whether `text` can be a class name, which is written into images and file names."""
+    controls = ("Cc", "Cs")  # control characters, and bytes that are not text
     fits = isinstance(text, str) and len(text) < 256
     return fits and not any(unicodedata.category(c) in controls for c in str(text))

@@ -1,4 +1,4 @@
-"""Folders of images: which files belong to which split and class."""
+"""List the images of a folder by split and class."""
 
 from support.command import InputError, say
 
@@ -13,24 +13,24 @@ from support.files import is_name
 from support.images import image_suffixes, refuse
 
 SYSTEM_FILES = ("thumbs.db", "desktop.ini", "__macosx")  # left in folders by Windows and macOS
-# Names of splits, in any case; also with a suffix: Training_Set, val2017.
+# Names of splits, in any case. A suffix may follow, as in Training_Set and val2017.
 TRAIN_NAMES = ("train", "training")
-TEST_NAMES = (  # the first that is there is used
+TEST_NAMES = (  # in this order: the first existing split is used
     *("test", "testing", "val", "valid", "validation", "dev", "development"),
     *("eval", "evaluation", "holdout"),
 )
-Listing = dict[str, list[Path]]  # class name -> its images; "" is the only class of a flat folder
+Listing = dict[str, list[Path]]  # class name -> image paths; a flat folder has one class, ""
 
 
 def list_splits(root: Path) -> tuple[Listing, Listing | None]:
-    """Return the training and the test images of a folder by class; no test: None.
+    """Return the training and the test images of a folder by class, or None without a test split.
 
-    Raises InputError for a layout that is unclear, and for files that are no images.
+    Raise InputError for a layout that is unclear, and for files that are no images.
     """
     folders = [entry.name for entry in entries_of(root, root) if entry.is_dir()]
     train, test, others = _by_split(folders, _split)
     clear = bool(train and test)
-    if not clear:  # cars_train and cars_test, or classes such as freight_train
+    if not clear:  # the names may be cars_train and cars_test, or classes such as freight_train
         longer = _by_split(folders, _split_within)
         if longer[0] and longer[1]:
             train, test, others = longer
@@ -65,7 +65,7 @@ def list_splits(root: Path) -> tuple[Listing, Listing | None]:
 
 
 def list_classes(folder: Path, root: Path) -> Listing:
-    """Return class name -> its images, both sorted; a flat folder is one class named ""."""
+    """Return class name -> image paths, both sorted. A flat folder is one class named ""."""
     entries = entries_of(folder, root)
     classes = [entry for entry in entries if entry.is_dir()]
     if not classes:
@@ -94,7 +94,7 @@ def list_classes(folder: Path, root: Path) -> Listing:
 
 
 def list_images(folder: Path, root: Path) -> list[Path]:
-    """Return the images in and below `folder`, sorted; InputError lists files that are none."""
+    """Return the images in and below `folder`, sorted. Raise InputError that lists other files."""
     problems: list[str] = []
     paths = list(_walk(folder, root, problems))
     refuse(problems)
@@ -102,7 +102,7 @@ def list_images(folder: Path, root: Path) -> list[Path]:
 
 
 def entries_of(folder: Path, root: Path) -> list[os.DirEntry[str]]:
-    """Return what is in `folder`, sorted; InputError for a link that leads out of `root`."""
+    """Return the visible entries of `folder`, sorted. Raise InputError for a link out of `root`."""
     entries = []
     with os.scandir(folder) as found:
         for entry in sorted(found, key=lambda entry: entry.name):
@@ -115,36 +115,39 @@ def entries_of(folder: Path, root: Path) -> list[os.DirEntry[str]]:
 
 
 def _split(name: str) -> str:
-    """Return the split's plain name: train for Training_Set is training, val for val2017."""
+    """Return the name in lower case without suffix: training for Training_Set, val for val2017."""
     plain = re.sub(r"[\W_]+", "", name.casefold())
     return re.sub(r"(?<=.)(set|data|images|imgs|split|\d{4})$", "", plain)
 
 
 def _split_within(name: str) -> str:
-    """Return the first split that is a word of the name: test for cars_test, testA and Test (1)."""
+    """Return the first split among the words of a name: test for cars_test, testA and Test (1)."""
     words = re.findall(r"[^\W\d_a-z]+(?![a-z])|[^\W\d_]?[a-z]+", name)
     splits = [_split(part) for part in (name, *words)]
     return next((split for split in splits if split in (*TRAIN_NAMES, *TEST_NAMES)), "")
 
 
 def _by_split(names: Sequence[str], split: Callable[[str], str]) -> tuple[list[str], ...]:
-    """Return the names of training splits, of test splits, and the others."""
+    """Return the names of training splits, the names of test splits, and all other names."""
     train = [name for name in names if split(name) in TRAIN_NAMES]
     test = [name for name in names if split(name) in TEST_NAMES]
     return train, test, [name for name in names if name not in (*train, *test)]
 
 
 def _some(names: Sequence[str]) -> str:
-    """Return the first names for a message."""
+    """Return the first five names and the number of further names, for a message."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _check_class(path: Path, folder: Path, root: Path, alone: bool) -> None:
-    """Refuse, or warn of, a class folder that holds folders only: the classes may lie deeper."""
+    """Raise InputError, or warn, if a class folder holds only folders or a train and a test split.
+
+    The folders below may be the classes.
+    """
     inside = entries_of(path, root)
     below = [entry.name for entry in inside if entry.is_dir()]
     train, test, _ = _by_split(below, _split)
-    splits = train and test  # a preview beside them makes them no classes
+    splits = train and test  # two splits, even if a file such as a preview lies beside them
     if not below or (len(below) < len(inside) and not splits):
         return
     if (train or test) and not alone:
@@ -157,16 +160,16 @@ def _check_class(path: Path, folder: Path, root: Path, alone: bool) -> None:
         advice = f"give --data_dir {path}" if folder == root else f"move them up into {folder}"
         raise InputError(
             f"{folder} holds one folder, {path.name}, which holds {what} ({_some(below)}): "
-            f"if these are what you mean, {advice}"
+            f"if you mean these, {advice}"
         )
     say(
-        f"warning: {path} holds only folders ({_some(below)}): all their images count as one "
+        f"warning: {path} holds only folders ({_some(below)}): all images below count as one "
         f"class, {path.name}"
     )
 
 
 def _warn_of_parts(folder: Path, listing: Listing) -> None:
-    """Warn where class folders look like parts of one numbered list, as StyleGAN's 00000, 00001."""
+    """Warn if class folders look like parts of one numbered list, as in StyleGAN's data sets."""
     if len(listing) < 2 or not all(re.fullmatch(r"\d{4,}", name) for name in listing):
         return
     numbers = [[re.findall(r"\d+", path.stem)[-1:] for path in paths] for paths in listing.values()]
@@ -174,16 +177,16 @@ def _warn_of_parts(folder: Path, listing: Listing) -> None:
     if all(a[1] < b[0] for a, b in zip(ends, ends[1:], strict=False)):
         say(
             f"warning: {folder}: {_some(list(listing))} look like numbered parts of one list and "
-            "count as classes; for images without classes put all into one folder"
+            "count as classes; for images without classes put all images into one folder"
         )
 
 
 def _walk(
     folder: Path, root: Path, problems: list[str], seen: set[str] | None = None
 ) -> Iterator[Path]:
-    """Yield the images in and below `folder`, sorted; add what is no image to `problems`.
+    """Yield the images in and below `folder`, sorted; add a line per other file to `problems`.
 
-    Raises InputError for a folder that links lead to twice: it might be one that it lies in.
+    Raise InputError for a folder that is reached twice, because links could form an endless loop.
     """
     seen, place = seen or set(), os.path.realpath(folder)
     if place in seen:
@@ -199,11 +202,14 @@ def _walk(
 
 
 def hold_out_tenth(files: Listing) -> tuple[Listing, Listing]:
-    """Split the files of each class at random: a class of two or more has some on both sides."""
+    """Split the files of each class at random into training (nine tenths) and test files.
+
+    Each class of two or more files has a file in both splits.
+    """
     train: Listing = {}
     test: Listing = {}
     for name, paths in files.items():
-        # A seed of its own: a class is split alike whatever other classes there are.
+        # Each class has a new generator, so the split of a class does not depend on other classes.
         order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(0)).tolist()
         cut = max(len(paths) // 10, min(1, len(paths) - 1))
         test[name] = [paths[i] for i in sorted(order[:cut])]

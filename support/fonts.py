@@ -1,7 +1,7 @@
-"""The one font of all images, and which names it can write.
+"""Load the font for names in grids, and replace names that the font cannot write.
 
-DejaVu Sans comes with matplotlib. It has Latin, Cyrillic, Greek and many symbols, but no Chinese,
-Japanese or Korean.
+The font is DejaVu Sans, which comes with matplotlib. It has Latin, Cyrillic, Greek and many
+symbols, but no Chinese, Japanese or Korean.
 """
 
 from support.command import say
@@ -17,10 +17,10 @@ from PIL import ImageFont
 
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans in `size` pixels."""
-    matplotlib = find_spec("matplotlib")  # an import of matplotlib would take a third of a second
+    matplotlib = find_spec("matplotlib")  # not imported, because that takes a third of a second
     package = Path(matplotlib.origin).parent if matplotlib and matplotlib.origin else Path()
     file = package / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-    # Given a str, Pillow also looks among the system's fonts, where Debian's matplotlib has it.
+    # With a str, Pillow also searches the system's fonts: Debian's matplotlib needs that.
     # The basic layout draws the same pixels whether or not the machine has Raqm.
     return ImageFont.truetype(str(file), size, layout_engine=ImageFont.Layout.BASIC)
 
@@ -28,15 +28,15 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 @cache
 def _characters() -> frozenset[str]:
     """Return the characters for which the font has a glyph."""
-    from matplotlib.ft2font import FT2Font  # here, because most names are ASCII
+    from matplotlib.ft2font import FT2Font  # imported here, because most names are ASCII
 
     return frozenset(map(chr, FT2Font(str(font(11).path)).get_charmap()))
 
 
 def _fits(name: str) -> bool:
-    """Return whether the font shows `name` as it is read.
+    """Return whether the font can write all characters of `name`, from left to right.
 
-    The basic layout writes from left to right and joins no letters, which Arabic and Hebrew need.
+    The basic layout can neither write from right to left, for Hebrew, nor join letters, for Arabic.
     """
     if name.isascii() and name.isprintable():
         return True
@@ -45,13 +45,13 @@ def _fits(name: str) -> bool:
 
 
 def drawable(names: Sequence[str], numbers: Iterable[object]) -> list[str]:
-    """Return `names` as the font can write them, each of the others replaced by its number.
+    """Return `names`. A number from `numbers` replaces each name that the font cannot write.
 
-    One line on standard error lists the replaced names.
+    A warning on standard error lists the replaced names.
     """
     drawn, replaced = [], {}
     for name, number in zip(names, numbers, strict=True):
-        # A Mac's file names hold an accent as a character of its own; some spaces have no glyph.
+        # In file names from macOS, an accent is a separate character. Some spaces have no glyph.
         composed = unicodedata.normalize("NFC", name)
         composed = "".join(" " if c.isspace() else c for c in composed)
         if not _fits(composed):

@@ -1,6 +1,6 @@
-"""The decoded images of a folder, in a file that is mapped into memory.
+"""Decode the images of a folder once, into a file that is mapped into memory.
 
-A folder is decoded once, into the user's cache folder. Nothing is written into the folder itself.
+The file lies in the user's cache folder. Nothing is written into the folder of the images.
 """
 
 from support.command import InputError, progress, say
@@ -22,21 +22,21 @@ from PIL import Image, ImageOps
 from support.files import atomic, user_cache
 from support.images import attempt, is_grey, read_image, refuse
 
-CACHE_VERSION = 3  # of the decoded folder: raise it when decoding changes
-IN_MEMORY = 2 << 30  # bytes of decoded images that need no cache file
+CACHE_VERSION = 3  # to be increased when decoding changes
+IN_MEMORY = 2 << 30  # bytes of decoded images that are kept in memory if the cache fails
 
 
 def decoded(paths: Sequence[Path], root: Path, size: int) -> np.ndarray:
-    """Return uint8 (N, C, size, size) of the images, mapped from a cache file.
+    """Return the images as uint8 (N, C, size, size), mapped from a cache file.
 
-    The file is made where it is not there, and takes the place of an older one of this folder.
-    Where none can be written, few images are kept in memory; for many, InputError.
+    A missing cache file is written, and older cache files of this folder and size are removed. If
+    the cache cannot be written, keep up to 2 GB in memory; for more, raise InputError.
     """
     listing = []
     for path in paths:
         stat = path.stat()
-        # Archives and rsync restore names, sizes and times of modification. The time of change
-        # and the inode are the system's own: whatever writes or moves a file changes them.
+        # Archives and rsync restore names, sizes and modification times. They cannot restore the
+        # change time (ctime) and the inode, so these two reveal that a file was replaced.
         state = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
         listing.append((str(path), *state))
     about = _digest(str(root), size)
@@ -51,11 +51,11 @@ def decoded(paths: Sequence[Path], root: Path, size: int) -> np.ndarray:
         if 3 * size * size * len(paths) > IN_MEMORY:
             advice = "set XDG_CACHE_HOME to a folder with room"
             raise InputError(f"{reason}, and {root} needs it: {advice}") from None
-        say(f"warning: {reason}: the next run decodes {root} again")
+        say(f"warning: {reason}: the next run will decode {root} again")
         return np.stack(list(_decode_all(paths, size)))
     for old in file.parent.glob(f"images-{about}-*.npy"):
         if old != file:
-            with suppress(OSError):  # another run has removed it, or maps it (Windows)
+            with suppress(OSError):  # another run has removed the file, or maps it (Windows)
                 old.unlink()
     _clear_folder(root)
     images = _open_cache(file, len(paths), size)
@@ -65,11 +65,11 @@ def decoded(paths: Sequence[Path], root: Path, size: int) -> np.ndarray:
 
 
 def _clear_folder(root: Path) -> None:
-    """Take out of the folder what other versions of this code cached in it.
+    """Remove cache files of other versions of this code from `root`; move classifiers to the cache.
 
     torchvision's ImageFolder takes a folder called .cache for a class.
     """
-    with suppress(OSError):  # it is not there, or may not be changed
+    with suppress(OSError):  # the folder is missing or may not be changed
         for path in (root / ".cache").iterdir():
             if re.fullmatch(r"[0-9a-f]{64}\.npy", path.name):
                 path.unlink()
@@ -83,8 +83,8 @@ def _digest(*parts: object) -> str:
 
 
 def _open_cache(file: Path, count: int, size: int) -> np.ndarray | None:
-    """Return the cache as a memory map; None if it is not there or not what it should be."""
-    try:  # mode "c": private to this process, yet writable, as torch wants its memory
+    """Return the cache file as a memory map; None if the file is missing or does not fit."""
+    try:  # mode "c": writable memory, as torch needs, without changes to the file
         images = np.lib.format.open_memmap(file, mode="c")
     except (OSError, ValueError):
         return None
@@ -93,7 +93,7 @@ def _open_cache(file: Path, count: int, size: int) -> np.ndarray | None:
 
 
 def _write_cache(file: Path, paths: Sequence[Path], size: int) -> None:
-    """Decode all images into a .npy file, row by row. InputError lists the broken images."""
+    """Decode all images into a .npy file, one by one. Raise InputError that lists broken images."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic(file) as unfinished, open(unfinished, "wb") as out:
         for i, row in enumerate(_decode_all(paths, size)):
@@ -101,14 +101,15 @@ def _write_cache(file: Path, paths: Sequence[Path], size: int) -> None:
                 shape = (len(paths), *row.shape)
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(out, header)
-            # Written, not mapped: a full disk is then an error and not a SIGBUS.
+            # write(), because with a memory map a full disk would kill the process (SIGBUS).
             out.write(row.tobytes())
 
 
 def _decode_all(paths: Sequence[Path], size: int) -> Iterator[np.ndarray]:
-    """Yield uint8 (C, size, size) of each image, decoded in threads (Pillow releases the GIL).
+    """Yield each image as uint8 (C, size, size), decoded in threads (Pillow releases the GIL).
 
-    C is 1 if all images are grey, else 3. InputError lists the broken ones, after all are read.
+    C is 1 if all images are grey, else 3. After all files, raise InputError that lists the broken
+    files, if there are any.
     """
     channels = 1 if all(attempt(is_grey, path) is True for path in paths) else 3
     decode = partial(attempt, partial(_decode, channels=channels, size=size))
@@ -124,7 +125,7 @@ def _decode_all(paths: Sequence[Path], size: int) -> Iterator[np.ndarray]:
 
 
 def _decode(path: Path, channels: int, size: int) -> np.ndarray:
-    """Return uint8 (channels, size, size): upright, on white, cropped to its centre."""
+    """Return an image as uint8 (channels, size, size): upright, on white, cropped at the centre."""
     image, mode = read_image(path, side=size), "L" if channels == 1 else "RGB"
     image = image if image.mode == mode else image.convert(mode)
     image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)

@@ -1,7 +1,7 @@
-"""What a command line can call a set of images, and the network that looks at it.
+"""Load the sets of images that a command line names, and the feature extractor for them.
 
-fid.py and inception_score.py share these. A set is a split of a data set ("mnist:test"), a folder,
-an .npz, a checkpoint or a run folder.
+fid.py and inception_score.py share these functions. A set of images is a split of a data set
+("mnist:test"), a folder, an .npz, or samples drawn from a checkpoint or run folder.
 """
 
 from support.command import InputError, progress
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# The one module in support/ that looks up: a set of images may be a data set's split.
+# Only this module in support/ imports data.py, because a set of images may be a data set's split.
 from data import DATASETS, Dataset, labels_as_in, load_dataset
 from support.arrays import is_npz, npz_images
 from support.checkpoints import load_generator
@@ -44,21 +44,27 @@ def metric_parser(description: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--features", choices=FEATURES, help="default: classifier where a data set is known")
-    add("--dataset", choices=DATASETS, help="whose classifier (default: what the sources say)")
-    add("--inception_path", help="FID's Inception weights (default: downloaded once)")
-    add("--data_dir", default="data", help="where data sets are or go; the pictures of folder:test")
-    add("--num_images", type=int, default=10_000, help="samples of a checkpoint (default 10000)")
-    add("--seed", type=int, default=0, help="of those samples")
-    add("--batch_size", type=int, default=100, help="images at a time")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help="of the network")
+    kinds = "default: classifier for a published data set or with --dataset, else inception"
+    named = "data set whose classifier extracts the features (default: as the sources say)"
+    precisions = "feature extractor's precision; auto: bf16 if the device has it (default fp32)"
+    folder = "folder of the data sets, and of the images of folder:test (default data)"
+    add("--features", choices=FEATURES, help=f"feature extractor ({kinds})")
+    add("--dataset", choices=DATASETS, help=named)
+    add("--inception_path", help="file with FID's Inception weights (default: downloaded once)")
+    add("--data_dir", default="data", help=folder)
+    add("--num_images", type=int, default=10_000, help="samples per checkpoint (default 10000)")
+    add("--seed", type=int, default=0, help="seed of the samples of a checkpoint (default 0)")
+    add("--batch_size", type=int, default=100, help="images per batch (default 100)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default auto)")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help=precisions)
     add("--json", action="store_true", help="print one line of JSON")
-    parser.set_defaults(image_size=None, classes=None)  # of a folder, if no run says what it saw
+    # No flags: load_named() needs both for a folder, and infer_dataset() may set them.
+    parser.set_defaults(image_size=None, classes=None)
     return parser
 
 
 def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetwork:
+    """Return the feature extractor for the sources. Raise InputError for flags out of range."""
     for flag in ("batch_size", "num_images"):
         if not 1 <= getattr(args, flag) <= 10**7:
             raise InputError(f"--{flag} {getattr(args, flag)}: give a number from 1 to {10**7}")
@@ -78,15 +84,15 @@ def network_for(sources: Sequence[str], args: argparse.Namespace) -> FeatureNetw
 def features_of(
     source: str, network: FeatureNetwork, args: argparse.Namespace
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield features and logits of a set of images, batch by batch, under a progress bar."""
+    """Yield features and logits of a set of images, batch by batch, with a progress bar."""
     batches = progress(image_batches(source, args), source, unit="batch", leave=False)
     return extract(batches, network, args.precision)
 
 
 def infer_dataset(sources: Sequence[str], args: argparse.Namespace) -> str | None:
-    """The data set that the sources are about, by name or by what a checkpoint says.
+    """Return the data set that the sources or their first checkpoint name, or None.
 
-    Of a checkpoint that was trained on a folder, its size and classes go into `args`.
+    If the checkpoint was trained on a folder, write image size and classes into `args`.
     """
     named = [name for name, _ in map(named_split, sources) if name]
     for source in sources:
@@ -101,30 +107,32 @@ def infer_dataset(sources: Sequence[str], args: argparse.Namespace) -> str | Non
 
 
 def named_split(source: str) -> tuple[str, str]:
-    """Of "mnist:test": ("mnist", "test"). Of what names no data set: ("", "")."""
+    """Return name and split, as ("mnist", "test") for "mnist:test"; ("", "") without a data set."""
     name, _, split = source.partition(":")
     return (name, split) if name in CLASSES or (name == "folder" and split) else ("", "")
 
 
 def load_named(name: str, args: argparse.Namespace) -> Dataset:
-    """The data set; of a folder, the pictures in --data_dir as a run among the sources saw them."""
+    """Load a data set. The folder in --data_dir is loaded with the size and classes in `args`."""
     if name in CLASSES:
         return load_dataset(name, args.data_dir)
     return load_dataset(name, args.data_dir, args.image_size, args.classes)
 
 
 def image_batches(source: str, args: argparse.Namespace) -> Iterator[Tensor]:
-    """uint8 (B, C, H, W) batches of what a command line calls a set of images.
+    """Yield a set of images in batches uint8 (B, C, H, W).
 
-    `source`: a data set and split ("mnist:test"; "folder:test": of the pictures in --data_dir), a
-    folder of images of one size, an .npz with `images` or `arr_0`, a checkpoint or a run folder (of
-    which --num_images samples are drawn).
-    InputError if it is none of these or cannot be read.
+    `source` is one of:
+    - a data set and split ("mnist:test"; "folder:test" is a split of the images in --data_dir)
+    - a folder of images of one size
+    - an .npz with `images` or `arr_0`
+    - a checkpoint or run folder, from which --num_images samples are drawn
+    Raise InputError if `source` is something else or cannot be read.
     """
     path, (name, split) = Path(source), named_split(source)
     if name:
         if split not in ("train", "test"):
-            raise InputError(f"{source}: which split? {name}:train or {name}:test")
+            raise InputError(f"{source}: which split? give {name}:train or {name}:test")
         dataset = load_named(name, args)
         images = dataset.train_images if split == "train" else dataset.test_images
         yield from images.split(args.batch_size)
@@ -137,14 +145,14 @@ def image_batches(source: str, args: argparse.Namespace) -> Iterator[Tensor]:
         yield from folder_images(path, args.batch_size)
     else:
         known = "a data set (mnist:test), a folder, an .npz, a checkpoint or a run folder"
-        raise InputError(f"{source} is not there, or not {known}")
+        raise InputError(f"{source} does not exist, or is not {known}")
 
 
 def samples(path: Path, args: argparse.Namespace) -> Iterator[Tensor]:
-    """--num_images samples of a trained generator.
+    """Yield --num_images samples of a trained generator in batches.
 
-    Its classes are as frequent as in the split that they are compared with ("mnist:test"); where
-    that has other classes, or is not named so, equally frequent.
+    If a source is a split ("mnist:test") with the classes of the generator, the samples have the
+    class frequencies of the split. Otherwise all classes are equally frequent.
     """
     device = pick_device(args.device)
     generator, checkpoint = load_generator(path, device)
@@ -164,15 +172,18 @@ def samples(path: Path, args: argparse.Namespace) -> Iterator[Tensor]:
 
 
 def at_once(pixels: int, batch_size: int) -> int:
-    """How many images of so many pixels go together: large ones are floats of gigabytes."""
+    """Return the batch size for images of `pixels` pixels each: smaller for large images.
+
+    A full batch of large images would need gigabytes.
+    """
     return max(1, min(batch_size, LARGE_PIXELS // pixels))
 
 
 def folder_images(folder: Path, batch_size: int) -> Iterator[Tensor]:
-    """Yield the images in and below a folder as RGB, in batches; they must all be of one size.
+    """Yield the images in and below a folder as RGB batches, uint8 (B, 3, H, W).
 
-    They are read as for training: upright and, where they are transparent, on white.
-    InputError lists all files that cannot be used.
+    All images must have one size. The images are read as in training: upright, and on white where
+    transparent. Raise InputError that lists all files that cannot be used.
     """
     root = folder.resolve()
     try:
@@ -194,7 +205,7 @@ def folder_images(folder: Path, batch_size: int) -> Iterator[Tensor]:
             size = "{} x {}".format(*image.size)
             other = "{} x {}".format(*first[1])
             problems.append(f"{path} is {size} and {first[0].name} {other}: resize one of them")
-        elif not problems:  # else the others are only looked at
+        elif not problems:  # after a problem, the other files are only checked
             arrays.append(np.asarray(image.convert("RGB")))
             if len(arrays) == at_once(first[1][0] * first[1][1], batch_size):
                 yield torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Image files as arrays: one reader for training and for metrics; uint8 to [-1, 1] and back."""
+"""Read image files, for training and metrics alike, and convert uint8 to [-1, 1] and back."""
 
 from support.command import InputError
 
@@ -16,34 +16,34 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 IMAGE_SIZES = (28, 32, 64, 128)  # pixels per side that the networks are built for
-MOST_PIXELS = 1 << 26  # of an image: a file of a few KB may claim to be gigabytes
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns up to twice this: opened() refuses
+MOST_PIXELS = 1 << 26  # limit per image, because a file of a few KB may claim gigabytes
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # Pillow only warns up to twice the limit; opened() refuses
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-LARGE_PIXELS, large_image_lock = 1 << 24, threading.Lock()  # larger ones: one at a time
-LISTED = 10  # faulty files that an error names
+LARGE_PIXELS, large_image_lock = 1 << 24, threading.Lock()  # larger images are read one at a time
+LISTED = 10  # number of faulty files that an error names
 T = TypeVar("T")
 
 
 @cache
 def readable_formats() -> list[str]:
-    """Return all formats that Pillow reads by itself; EPS, a program, it gives to Ghostscript."""
-    Image.preinit()  # the common formats, which are then tried first
+    """Return all formats that Pillow reads without another program; EPS would need Ghostscript."""
+    Image.preinit()  # registers the common formats first, so that Pillow tries them first
     Image.init()
     return [name for name in Image.ID if name != "EPS"]
 
 
 def image_suffixes() -> dict[str, str]:
-    """Return the suffixes of image files, in lower case, and their formats."""
+    """Return image suffix (in lower case) -> format for all formats that Pillow knows."""
     readable_formats()
     return Image.EXTENSION
 
 
 @contextmanager
 def opened(path: Path, most: int = MOST_PIXELS) -> Iterator[Image.Image]:
-    """Open an image and read its header; the block may decode it.
+    """Open an image file and read the header. The block inside may decode the image.
 
-    Raises InputError, which names the file, if any of that fails, or if the header claims more
-    than `most` pixels.
+    Raise InputError, which names the file, if opening or decoding fails, or if the header claims
+    more than `most` pixels.
     """
     try:
         with Image.open(path, formats=readable_formats()) as image:
@@ -53,46 +53,46 @@ def opened(path: Path, most: int = MOST_PIXELS) -> Iterator[Image.Image]:
             yield image
     except InputError:
         raise
-    except Exception as error:  # Pillow's plugins raise anything on a broken file
+    except Exception as error:  # Pillow's plugins raise any error on a broken file
         raise InputError(f"{path} cannot be decoded ({error}): remove it or replace it") from error
 
 
 def is_grey(path: Path) -> bool:
-    """Return whether an image has no colours, by its header. InputError if it has no header."""
+    """Return whether the header says that an image is grey. Raise InputError as opened() does."""
     with opened(path) as image:
         return image.mode in ("1", "L", "LA", "La") or _is_deep(image)
 
 
 def read_image(path: Path, side: int | None = None, most: int = MOST_PIXELS) -> Image.Image:
-    """Read an image file: upright by its EXIF data, on white where transparent, mode L or RGB.
+    """Read an image file: upright by the EXIF data, on white where transparent, in mode L or RGB.
 
-    16-bit values keep their upper eight bits. `side`: the image will be shrunk to about this many
-    pixels a side, so a large one may be decoded at a half, a quarter or an eighth of its size.
-    Raises InputError as opened() does, and for pixels of unknown range (32 bits, floats).
+    Only the upper eight bits of 16-bit values are kept. `side`: the caller shrinks the image to
+    this many pixels per side, so a large image may be decoded or reduced to a smaller size.
+    Raise InputError as opened() does, and for pixels of unknown range (32 bits, floats).
     """
     with opened(path, most) as image, _turn(image):
         _scale_transparent_value(image)
         if side:
             image.draft(None, (2 * side, 2 * side))  # acts on JPEG files only
         ImageOps.exif_transpose(image, in_place=True)
-        if _is_deep(image):  # before any conversion: Pillow would clip 16 bits, not scale them
+        if _is_deep(image):  # before any conversion, because Pillow would clip 16-bit values
             image = _upper_eight_bits(image)
         if image.mode in ("I", "F"):
-            raise ValueError(f"mode {image.mode}, of no certain range: save it with 8 or 16 bits")
-        if image.mode == "La":  # premultiplied grey, which Pillow converts to LA only
+            raise ValueError(f"mode {image.mode} has no fixed range: save it with 8 or 16 bits")
+        if image.mode == "La":  # premultiplied grey, which Pillow converts only to LA
             image = image.convert("LA")
         if image.has_transparency_data and image.mode != "RGBA":
             image = image.convert("RGBA")
         large = image.width * image.height > LARGE_PIXELS
         if side and large and image.mode in ("L", "RGB", "RGBA"):
-            image = image.reduce(max(1, min(image.size) // (4 * side)))  # copies are small, then
+            image = image.reduce(max(1, min(image.size) // (4 * side)))  # makes later copies small
         if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
 def attempt(read: Callable[[Path], T], path: Path) -> T | InputError:
-    """Return what `read` returns, or its InputError, so that all files are looked at."""
+    """Return the result of `read` or the InputError that it raises, so that all files are read."""
     try:
         return read(path)
     except InputError as error:
@@ -100,7 +100,7 @@ def attempt(read: Callable[[Path], T], path: Path) -> T | InputError:
 
 
 def refuse(problems: Sequence[object]) -> None:
-    """Raise one InputError that lists the first problems and their number, if there are any."""
+    """Raise one InputError that lists the first problems and the number of problems, if any."""
     if len(problems) == 1:
         raise InputError(str(problems[0]))
     if problems:
@@ -110,27 +110,30 @@ def refuse(problems: Sequence[object]) -> None:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 in [0, 255] -> float32 in [-1, 1], the range of the generators' tanh."""
-    return (images - 127.5).div_(127.5)  # x / 127.5 - 1 with one rounding and one pass less
+    """Convert uint8 in [0, 255] to float32 in [-1, 1], the range of the generators' tanh."""
+    return (images - 127.5).div_(127.5)  # faster than x / 127.5 - 1, and rounded once, not twice
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Floats in [-1, 1] -> uint8 in [0, 255]; the inverse of to_float, values outside clamped."""
+    """Convert floats in [-1, 1] to uint8 in [0, 255], inverse to to_float(). Clamp other values."""
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def _turn(image: Image.Image) -> AbstractContextManager[object]:
-    """Return what a thread waits for before it decodes: together, large images take gigabytes."""
+    """Return the lock that a thread needs for a large image, or a null context for a small image.
+
+    Several large images decoded at once would need gigabytes.
+    """
     return large_image_lock if image.width * image.height > LARGE_PIXELS else nullcontext()
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Return whether an image has grey values from 0 to 65,535; PGM files have mode I, then."""
+    """Return whether an image has grey values from 0 to 65,535. For PGM files this is mode I."""
     return image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PPM")
 
 
 def _upper_eight_bits(image: Image.Image) -> Image.Image:
-    """Return mode L, or LA where one of the 65,536 values is transparent."""
+    """Return a 16-bit image in mode L, or in LA if one of the 65,536 values is transparent."""
     pixels = np.asarray(image)
     grey = Image.fromarray((pixels // 256).astype(np.uint8))
     value = image.info.get("transparency")
@@ -141,9 +144,9 @@ def _upper_eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _scale_transparent_value(image: Image.Image) -> None:
-    """Give a PNG file's transparent value the range of the pixels as Pillow decodes them.
+    """Scale the transparent value of a PNG file to the range of the decoded pixels.
 
-    Pillow scales pixels of 2, 4 and 16 bits to 8, but leaves this value as the file has it.
+    Pillow scales pixels of 2, 4 and 16 bits to 8 bits, but does not scale the transparent value.
     """
     value = image.info.get("transparency")
     tile = getattr(image, "tile", ()) if image.format == "PNG" else ()

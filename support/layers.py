@@ -1,4 +1,4 @@
-"""What the convolutional scripts have in common and that is not the point of any of them."""
+"""Build the layers that the convolutional scripts share."""
 
 from collections.abc import Callable
 from types import MethodType
@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 
 
 def spectral_norm(layer: nn.Module) -> nn.Module:
-    """torch's, outside of autocast, which on a GPU would round its products to bfloat16."""
+    """Apply torch's spectral norm to `layer`, in float32 even under autocast; return the layer."""
 
     def forward(self: nn.Module, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):
@@ -22,13 +22,13 @@ def spectral_norm(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def normalised(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
-    """A convolution and the normalisation that --norm names."""
+def conv_with_norm(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
+    """Return a convolution and the normalisation that --norm names, as a list of layers."""
     channels = conv.out_channels
     layers: dict[str, Callable[[], list[nn.Module]]] = {
         "spectral": lambda: [spectral_norm(conv)],
-        # Each batch's own statistics, in eval mode, too: an average over real and generated ones,
-        # which D sees apart, would be neither's.
+        # Use batch statistics in eval mode as well. D sees real and generated batches separately,
+        # so running averages would fit neither.
         "batch": lambda: [conv, nn.BatchNorm2d(channels, track_running_stats=False)],
         "instance": lambda: [conv, nn.InstanceNorm2d(channels, affine=True)],
         "layer": lambda: [conv, nn.GroupNorm(1, channels)],

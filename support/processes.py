@@ -1,21 +1,22 @@
-"""One training on several devices: what the processes that torchrun starts do together.
+"""Train one model on several devices, in the processes that torchrun starts.
 
     torchrun --standalone --nproc_per_node=2 cdcgan.py ...
 
-Each process has all networks and a slice of every batch. The processes start with the weights of
-the first process, and average their gradients before each optimiser step. The weights therefore
-stay the same everywhere. --batch_size is the size of the whole batch, and the first process draws z
-for all. The training equals that of one process up to rounding, with two exceptions:
-- Batch norm and feature matching look at several images at once, and see only a slice. The running
-  statistics of the first process are kept.
-- Every process draws its own dropout, noisy labels and alpha of the penalty.
+Each process has all networks and a slice of every batch. All processes start with the weights of
+the first process (rank 0), and average the gradients before each optimiser step. Therefore the
+weights stay equal in all processes. --batch_size is the size of the whole batch, and the first
+process draws z for all. The training equals single-process training up to rounding, except:
+- Batch norm and feature matching use several images at once, so each process uses its slice only.
+  Checkpoints contain the running statistics of the first process.
+- Each process draws its own dropout, noisy labels and alpha of the penalty.
 
 The processes may be on several machines. Only the first process reads and writes the run folder. On
 each machine, the process with local rank 0 fetches and decodes the data before the others read it.
 
 torch's DistributedDataParallel does not suit GANs, because it averages in hooks of one forward and
-one backward pass. D goes forward twice per backward pass, and the penalty differentiates twice. One
-all_reduce after backward() works for all of that. Without torchrun, nothing here does anything.
+one backward pass. D makes two forward passes per backward pass, and the penalty differentiates
+twice. One all_reduce after backward() suits both. Without torchrun, all functions here do nothing
+or act as for one process.
 """
 
 from support.command import InputError, exit_on_input_error, report_out_of_memory, say
@@ -33,22 +34,22 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-# What the first process does alone (an evaluation, a download) may take hours. A process that dies
-# is not noticed by this time, but by its connections, which the system closes.
+# Time limit of a wait. The others wait while the first process evaluates or downloads, perhaps for
+# hours. A dead process is noticed earlier, because the system closes its connections.
 LONGEST = timedelta(days=1)
-LEAST_IMAGES = 16  # per process and step: the batch norm of fewer is too noisy
-go_on = ""  # what to do where a process has died, once there is a run to go on with
+LEAST_IMAGES = 16  # per process and step, because batch norm of fewer images is too noisy
+go_on = ""  # advice for messages about a dead process; Run sets it when there is a run to resume
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def started() -> bool:
-    """Whether this is one of torchrun's processes, within process_group()."""
+    """Return whether this is one of torchrun's processes, inside process_group()."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's number; the first is 0, and the only one that writes and prints."""
+    """Return the number of this process. Only process 0, the first, writes and prints."""
     return dist.get_rank() if started() else 0
 
 
@@ -58,7 +59,7 @@ def processes() -> int:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join torchrun's processes, if there are any; one of them alone says why all had to end."""
+    """Join torchrun's processes, if there are any. If they must end, one process says why."""
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield
         return
@@ -74,19 +75,20 @@ def process_group() -> Iterator[None]:
             silence.enter_context(report_out_of_memory())
             yield
     except (InputError, KeyboardInterrupt):
-        # One that ends makes the others fail, and torchrun terminate them: not before it is said.
+        # When one process ends, the others fail, and torchrun terminates all with SIGTERM. SIGTERM
+        # is ignored here, so that the message is printed first.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         try:
             errors = store.add("errors", 1)
             if rank == 0:
                 store.set("said", "")
-        except RuntimeError:  # the machine that has the store has ended: it knows why
+        except RuntimeError:  # the process with the store has ended, and has printed the reason
             raise SystemExit(2) from None
         if errors > 1:
             raise SystemExit(2) from None
         raise
     except SystemExit:
-        # Such as argparse's: the first process has to print before any process ends.
+        # From argparse, for example. The first process must print before any process ends.
         if rank == 0:
             store.set("said", "")
         else:
@@ -98,24 +100,24 @@ def process_group() -> Iterator[None]:
 
 @contextmanager
 def training_command() -> Iterator[None]:
-    """Run a training script: bad input is one line, and torchrun's processes act together."""
+    """Run a training script: report bad input in one line, and join torchrun's processes."""
     with exit_on_input_error(), process_group():
         yield
 
 
 @contextmanager
 def _others_alive() -> Iterator[None]:
-    """InputError where what is done with the other processes fails."""
+    """Raise InputError if communication with the other processes fails inside."""
     try:
         yield
     except RuntimeError as error:
-        # gloo's words without its source file before, and its advice behind them.
+        # Keep gloo's reason, without the source file before and the advice after the reason.
         reason = re.sub(r"^\[\S+\] ", "", str(error)).partition(". ")[0]
         raise InputError(f"another process of this run has died ({reason}){go_on}") from None
 
 
 def average(values: Tensor) -> Tensor:
-    """The mean of all processes' values, which this overwrites with it."""
+    """Overwrite `values` with the mean over all processes, and return `values`."""
     if started():
         with _others_alive():
             dist.all_reduce(values)
@@ -124,11 +126,11 @@ def average(values: Tensor) -> Tensor:
 
 
 def average_gradients(optimiser: torch.optim.Optimizer) -> None:
-    """Give every parameter of the optimiser the mean of its gradients in all processes."""
+    """Replace each gradient of the optimiser's parameters by the mean over all processes."""
     if started():
         parameters = [p for group in optimiser.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
-        # In one message, because many small messages would mostly wait.
+        # All gradients go in one message, because many small messages would mostly wait.
         means = average(torch.cat([gradient.flatten() for gradient in gradients]))
         parts = means.split([gradient.numel() for gradient in gradients])
         for gradient, mean in zip(gradients, parts, strict=True):
@@ -136,11 +138,11 @@ def average_gradients(optimiser: torch.optim.Optimizer) -> None:
 
 
 def local_rows(batch_size: int) -> slice:
-    """Return which rows of a batch this process gets. InputError if the slices are not equal."""
+    """Return the rows of a batch for this process. Raise InputError if slices would be unequal."""
     parts, part = processes(), rank()
     if batch_size % parts:
         raise InputError(
-            f"--batch_size {batch_size} cannot be shared by {parts} processes: "
+            f"--batch_size {batch_size} cannot be divided among {parts} processes: "
             f"choose a multiple of {parts}"
         )
     size = batch_size // parts
@@ -151,17 +153,18 @@ def local_rows(batch_size: int) -> slice:
 
 
 def local_slice(batch: Tensor) -> Tensor:
-    """This process's part of what the first drew for the whole batch."""
+    """Broadcast the batch from the first process, and return the slice for this process."""
     if started():
         with _others_alive():
             dist.broadcast(batch, src=0)
     return batch.chunk(processes())[rank()]
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process, in all alike: so they leave a loop together.
+def any_rank(flag: bool) -> bool:
+    """Return whether the flag is set in any process.
 
-    The votes stay on the CPU, where reading them does not wait for a GPU.
+    All processes get the same answer, so they can leave a loop together. The votes stay on the CPU,
+    because reading a value from a GPU would wait for the GPU.
     """
     if started():
         votes = torch.tensor(float(flag))
@@ -171,8 +174,8 @@ def any_process(flag: bool) -> bool:
     return flag
 
 
-def from_first(make: Callable[[], T]) -> T:
-    """Return what `make` returns in the first process. If it raises InputError, end all."""
+def from_rank_zero(make: Callable[[], T]) -> T:
+    """Return the result of `make` in the first process. If it raises InputError, end all."""
     if not started():
         return make()
     result: list[Any] = [None, None]
@@ -189,9 +192,9 @@ def from_first(make: Callable[[], T]) -> T:
 
 
 def train_together(parts: Iterable[nn.Module | torch.optim.Optimizer]) -> None:
-    """Give all networks the weights and buffers of the first process, and average gradients.
+    """Copy the weights and buffers of the first process to all, and average gradients.
 
-    From here on, the gradients are averaged before each step of an optimiser.
+    The gradients are averaged before each step of an optimiser.
     """
     for part in parts:
         if isinstance(part, torch.optim.Optimizer):
@@ -202,8 +205,8 @@ def train_together(parts: Iterable[nn.Module | torch.optim.Optimizer]) -> None:
                     dist.broadcast(values, src=0)
 
 
-def first_only(function: Callable[P, None]) -> Callable[P, None]:
-    """Makes a function do nothing in all processes but the first."""
+def rank_zero_only(function: Callable[P, None]) -> Callable[P, None]:
+    """Make a function do nothing in all processes except the first."""
 
     @functools.wraps(function)
     def in_first(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -215,10 +218,10 @@ def first_only(function: Callable[P, None]) -> Callable[P, None]:
 
 @contextmanager
 def local_rank_zero_first() -> Iterator[None]:
-    """Let one process of each machine run the block first; the others find what it fetched."""
+    """Let one process per machine run the block first. The others then find the fetched files."""
     first = not started() or os.environ.get("LOCAL_RANK", "0") == "0"
     if not first:
-        any_process(False)  # wait for the first process of every machine
+        any_rank(False)  # wait for the first process of every machine
     yield
     if first:
-        any_process(False)
+        any_rank(False)

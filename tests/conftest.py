@@ -1,4 +1,4 @@
-"""What several test files share: fixtures, tiny runs, how a command ends, when two runs are one."""
+"""Provide fixtures and helpers for several test files: tiny runs, commands, comparison of runs."""
 
 from support.command import installation_fault
 
@@ -38,14 +38,14 @@ except Exception as error:  # a broken library raises anything
 
 ROOT = Path(__file__).parent.parent
 CLASSES = ("bag", "coat", "shoe")
-# A tiny run in which everything random takes part: dropout, noisy labels, mirrored images.
+# A tiny run with all sources of randomness: dropout, noisy labels, mirrored images.
 RANDOM = ["--dropout", "0.2", "--label_noise", "0.1", "--hflip", "--epochs", "4"]
 TINY = ["--z_dim", "8", "--ngf", "4", "--ndf", "4", "--batch_size", "10", "--features", "none"]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """What the commands cache for a user does not outlive the tests."""
+    """Give the commands a cache folder that is removed after the tests."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -55,28 +55,28 @@ def small_and_hasty() -> None:
 
 
 def make_runs_short() -> None:
-    """Train classifiers for few steps, because the tests do not need good ones; draw less."""
+    """Train classifiers for a few steps and draw few images, because the tests check no quality."""
     training.classifier.LEAST_STEPS = 10
-    # Most of a tiny run's time would be its pictures.
+    # Drawing the plots and the GIF would take most of the time of a tiny run.
     training.run.draw_results = lambda *_: None
-    training.samples.ROWS = 3
-    torch.set_num_threads(1)  # on tensors this small, a second one costs more than it does
+    training.samples.GRID_ROWS = 3
+    torch.set_num_threads(1)  # because a second thread slows down tensors this small
 
 
 @pytest.fixture(autouse=True)
 def seeded() -> None:
-    """Each test's random numbers are its own, whichever tests ran before it in its process."""
+    """Seed torch before each test, so that the order of the tests has no effect."""
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def final_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs of this test draw their plots and their GIF at the end."""
+    """Let the runs of a test draw plots and the GIF at the end."""
     monkeypatch.setattr(training.run, "draw_results", training.plots.draw_results)
 
 
 def make_pictures(folder: Path) -> Path:
-    """A folder of 28 x 28 grey images in 3 class folders: 105 for training, 12 for testing."""
+    """Write 28 x 28 grey images in 3 class folders: 105 for training, 12 for testing."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 35), ("test", 4)):
         for label, name in enumerate(CLASSES):
@@ -94,7 +94,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folder_flags(pictures: Path, out: Path) -> list[str]:
-    """Return the command line of a tiny run on `pictures`, 10 steps an epoch, into `out`."""
+    """Return the command line of a tiny run on `pictures`, 10 steps per epoch, into `out`."""
     data = ["--dataset", "folder", "--data_dir", str(pictures), "--image_size", "28"]
     return [*TINY, *data, "--out_dir", str(out), "--device", "cpu"]
 
@@ -106,7 +106,7 @@ def flags(pictures: Path, tmp_path: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Path]:
-    """The flags of an evaluated run of 4 epochs of 10 steps, and the folder of a whole one."""
+    """Return the flags of a run of 4 epochs with evaluation, and the folder of the complete run."""
     out = tmp_path_factory.mktemp("runs")
     evaluated = ["--features", "classifier", "--eval_samples", "30", "--eval_every", "2"]
     flags = [*folder_flags(pictures, out), *RANDOM, *evaluated, "--seed", "3"]
@@ -118,7 +118,7 @@ def straight(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file like FID's published weights, but random: 96 MB."""
+    """Return a file of 96 MB in the format of FID's published weights, with random weights."""
     path = tmp_path_factory.mktemp("inception") / "weights.pth"
     torch.save(inception_state(), path)
     return path
@@ -126,13 +126,13 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A cache folder that no other test has written to."""
+    """Give the test an empty cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, own_cache: None) -> None:
-    """No mirror, no system copy, no apt, unless a test brings one; MNIST is that of FILES."""
+    """Remove mirrors, the system's copy and apt. The checksums are those of FILES."""
     monkeypatch.setattr(MNIST, "mirrors", [])
     monkeypatch.setattr(FashionMNIST, "mirrors", [])
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
@@ -146,7 +146,7 @@ Serve = Callable[[Callable[[http.server.BaseHTTPRequestHandler], None]], str]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start a server whose GET is the given function; returns its address."""
+    """Yield a function that starts a server with a given GET handler, and returns the address."""
     servers = []
 
     def start(respond: Callable[[http.server.BaseHTTPRequestHandler], None]) -> str:
@@ -168,7 +168,7 @@ def serve() -> Iterator[Serve]:
 
 
 def reply(handler: http.server.BaseHTTPRequestHandler, body: bytes, length: int) -> None:
-    """Answer with `body`, under a header that promises `length` bytes."""
+    """Send `body` after a header that announces `length` bytes."""
     handler.send_response(200)
     handler.send_header("Content-Length", str(length))
     handler.end_headers()
@@ -187,7 +187,7 @@ def run(script: str, *argv: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def refusal(
     main: Callable[[Sequence[str]], object], argv: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> str:
-    """The one line with which `main` refuses `argv`, after argparse's usage if that is there."""
+    """Return the one line of the error with which `main` ends for `argv`, without the usage."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as end, exit_on_input_error():
         main(list(argv))
@@ -201,7 +201,7 @@ def refusal(
 
 
 def tool(name: str) -> Any:
-    """Load tools/NAME.py by its path: a test imports nothing but the product and its fixtures."""
+    """Load tools/NAME.py by path, because tests import only the product and the fixtures."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

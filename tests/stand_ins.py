@@ -1,4 +1,4 @@
-"""What tests build instead of downloading it: networks, images, data sets, harmful files."""
+"""Build networks, images, data sets and harmful files, so that tests download nothing."""
 
 import functools
 import gzip
@@ -37,10 +37,10 @@ from support.features import (
 
 
 def random_state(names_and_shapes: dict[str, torch.Size], seed: int) -> dict[str, Tensor]:
-    """Weights that do something everywhere: no batch norm is the identity, no bias is 0.
+    """Return random weights. No batch norm is the identity, and no bias is 0.
 
-    Kaiming's scale keeps the signal's size through all the layers. With torch's default it dies on
-    the way through Inception, and whatever is compared at its end are numbers of 1e-13.
+    Kaiming's scale keeps the features of order 1 through all layers. With torch's default scale,
+    the features of Inception would be numbers of 1e-13, and comparisons would prove nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     state = {}
@@ -57,21 +57,21 @@ def random_state(names_and_shapes: dict[str, torch.Size], seed: int) -> dict[str
 
 
 def shapes(network: torch.nn.Module) -> dict[str, torch.Size]:
-    """Of all that `network` holds but the batch norms' counters."""
+    """Return the shapes of all weights of `network` except the counters of batch norms."""
     items = network.state_dict().items()
     return {name: value.shape for name, value in items if not name.endswith("tracked")}
 
 
 @functools.cache
 def inception_state() -> dict[str, Tensor]:
-    """What FID's weights file holds, random, without counters."""
+    """Return random weights with the names of FID's weights file, without counters."""
     with torch.device("meta"):
         network = build_inception()
     return random_state(shapes(network), seed=0)
 
 
 def counters(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch norms' counters that go with `state`."""
+    """Return a counter for each batch norm in `state`."""
     names = [name for name in state if name.endswith("running_mean")]
     return {name.replace("running_mean", "num_batches_tracked"): torch.tensor(0) for name in names}
 
@@ -85,7 +85,7 @@ def random_inception() -> InceptionFeatures:
 def classifier_checkpoint(
     channels: int = 1, image_size: int = 28, classes: int = 10, label: str = "random"
 ) -> dict[str, Any]:
-    """What save_classifier writes, of a classifier with random weights."""
+    """Return a checkpoint of a classifier with random weights, as save_classifier() writes it."""
     state = random_state(shapes(Classifier(channels, classes)), seed=1)
     return {
         "label": label,
@@ -102,7 +102,7 @@ def random_classifier(channels: int = 1, image_size: int = 28) -> ClassifierFeat
 
 
 def random_images(number: int, channels: int, size: int, seed: int = 0) -> Tensor:
-    """Smooth pictures, each another: uint8 (number, channels, size, size)."""
+    """Return smooth images, all different: uint8 (number, channels, size, size)."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(number, channels, 4, 4, generator=generator)
     images = F.interpolate(coarse, (size, size), mode="bilinear") * 255
@@ -166,7 +166,7 @@ def expected_images(name: str) -> torch.Tensor:
 
 
 def build_package(folder: Path) -> Path:
-    """Debian's package with the small Fashion-MNIST in it."""
+    """Build Debian's package with the small Fashion-MNIST, and return the path."""
     tree = folder / "tree"
     write_idx(tree / "usr/share/datasets/fashion-mnist", "fashion_mnist")
     (tree / "DEBIAN").mkdir()
@@ -180,7 +180,7 @@ def build_package(folder: Path) -> Path:
 
 
 def write_apt(folder: Path, script: str) -> Path:
-    """A stand-in for the command apt-get, alone in a folder of its own."""
+    """Write a stand-in for the command apt-get, alone in a new folder."""
     command = folder / "bin" / "apt-get"
     command.parent.mkdir()
     command.write_text("#!/bin/sh\n" + script)
@@ -189,7 +189,7 @@ def write_apt(folder: Path, script: str) -> Path:
 
 
 class Python2Pickler(pickle._Pickler):
-    """Writes bytes as Python 2 wrote its str, which is how CIFAR-10's files were made."""
+    """Write bytes as Python 2 wrote str, because Python 2 wrote the files of CIFAR-10."""
 
     def save_bytes(self, obj: bytes) -> None:
         self.write(pickle.BINSTRING + len(obj).to_bytes(4, "little") + obj)  # type: ignore
@@ -204,7 +204,7 @@ def python2_pickle(batch: object) -> bytes:
 
 
 def write_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch, first: object = None) -> np.ndarray:
-    """Six batches of 5 images, their checksums made the known ones; returns the first images."""
+    """Write six batches of 5 images, make their checksums valid, and return the first images."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (6, 5, 3072), np.uint8)
@@ -241,7 +241,7 @@ def measured(
 
 
 class Payload:
-    """Unpickled by the book, it makes the folder `path`."""
+    """Create the folder `path` when a plain unpickler loads this object."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

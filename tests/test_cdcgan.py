@@ -12,9 +12,8 @@ import cdcgan
 from cdcgan import (
     Discriminator,
     Generator,
-    decay_rates,
+    decay_lr,
     discriminator_loss,
-    ema_pairs,
     feature_matching_loss,
     generator_loss,
     targets,
@@ -214,10 +213,10 @@ def test_rates_fall_to_zero_over_the_last_share() -> None:
     pairs = (nn.Linear(1, 1), 0.4), (nn.Linear(1, 1), 0.8)
     optimisers = [torch.optim.Adam(layer.parameters(), rate) for layer, rate in pairs]
     for done, factor in ((0.0, 1.0), (0.75, 1.0), (0.8, 0.8), (0.9, 0.4), (1.0, 0.0), (0.5, 1.0)):
-        decay_rates(done, 0.25, *optimisers)
+        decay_lr(done, 0.25, *optimisers)
         rates = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
         assert rates == pytest.approx([0.4 * factor, 0.8 * factor])
-    decay_rates(1.0, 0.0, *optimisers)
+    decay_lr(1.0, 0.0, *optimisers)
     assert [optimiser.param_groups[0]["lr"] for optimiser in optimisers] == [0.4, 0.8]
 
 
@@ -225,8 +224,9 @@ def test_ema_follows_its_formula() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
     average = copy.deepcopy(network)
-    pairs = ema_pairs(average, network)  # made once, before the network changes
     expected = copy.deepcopy(network.state_dict())
+    states = average.state_dict(), network.state_dict()
+    pairs = list(zip(*(state.values() for state in states), strict=True))[:-1]  # not the counter
     for decay in (0.9, 0.5, 0.0):
         with torch.no_grad():
             for parameter in network.parameters():

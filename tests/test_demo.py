@@ -72,10 +72,10 @@ def test_samples_are_those_of_generate(client: FlaskClient, checkpoint: Path) ->
     generator, _ = demo.load_generator(checkpoint)
     images = sample(generator, 0.5 * noise(64, 8, seed=3)[:5], torch.full((5,), 1))
     expected = np.asarray(draw_grid(images, 3).convert("L"))
-    found = picture(client, "/sample.png?class=coat&seed=3&n=5&truncation=0.5")
+    found = picture(client, "/sample.png?class=coat&seed=3&n=5&z_scale=0.5")
     assert np.abs(found - expected).max() <= 1
     assert (found != picture(client, "/sample.png?class=coat&seed=3&n=5")).any()
-    assert (found != picture(client, "/sample.png?class=bag&seed=3&n=5&truncation=0.5")).any()
+    assert (found != picture(client, "/sample.png?class=bag&seed=3&n=5&z_scale=0.5")).any()
 
 
 def test_a_seed_means_the_same_however_many(client: FlaskClient) -> None:
@@ -97,7 +97,7 @@ def test_a_walk_goes_from_the_one_to_the_other(client: FlaskClient) -> None:
 def test_what_a_query_leaves_out(client: FlaskClient) -> None:
     """16 samples, as they are; a walk without an end stays where it is."""
     plain = picture(client, "/sample.png?class=bag&seed=3")
-    every = "class=bag&seed=3&n=16&truncation=1&to_class=bag&to_seed=3"
+    every = "class=bag&seed=3&n=16&z_scale=1&to_class=bag&to_seed=3"
     assert np.array_equal(plain, picture(client, f"/sample.png?{every}&t=0"))
     assert np.abs(plain - picture(client, "/sample.png?class=bag&seed=3&t=0.5")).max() <= 1
     in_turn = picture(client, "/sample.png?seed=3")
@@ -146,7 +146,7 @@ def test_the_command_serves_the_model_it_is_given(
     where = ["--load_path", str(checkpoint), "--data_dir", str(pictures), "--device", "cpu"]
     demo.main([*where, "--port", "0", "--precision", "bf16"])
     assert given == [(str(checkpoint), str(pictures), torch.device("cpu"), "bf16")]
-    said = r"open http://127\.0\.0\.1:[1-9]\d+ in a browser; Ctrl-C ends it\nstopped\n"
+    said = r"open http://127\.0\.0\.1:[1-9]\d+ in a browser; stop with Ctrl-C\nstopped\n"
     assert re.fullmatch(said, capsys.readouterr().out)
     (logged,) = caplog.messages
     assert "/sample.png?n=0" in logged
@@ -206,8 +206,8 @@ def test_neighbours_are_those_of_the_sample(
         ("seed=-1", "seed=-1"),
         ("seed=9223372036854775808", "seed=9223372036854775808"),
         ("to_seed=x", "to_seed=x"),
-        ("truncation=nan", "truncation=nan"),
-        ("truncation=2.1", "truncation=2.1"),
+        ("z_scale=nan", "z_scale=nan"),
+        ("z_scale=2.1", "z_scale=2.1"),
         ("t=1.5", "t=1.5"),
         ("class=sofa", "sofa"),
         ("to_class=3", "3"),
@@ -216,7 +216,7 @@ def test_neighbours_are_those_of_the_sample(
         ("index=-1", "index=-1"),
         ("index=" + "9" * 5000, "index=999"),
         ("index=%C2%B2", "index="),  # a superscript two, which is a digit to some
-        ("clas=bag", "'clas': /sample.png takes class, seed, n, truncation, to_class, to_seed, t"),
+        ("clas=bag", "'clas': /sample.png takes class, seed, n, z_scale, to_class, to_seed, t"),
         ("Class=bag", "'Class'"),
         ("class=bag&index_=1&index=1", "index_"),
         ("generate_sample=bag", "generate_sample"),
@@ -274,8 +274,8 @@ def test_what_the_page_asks_for_is_known() -> None:
     used = {*re.findall(r'by\("(\w+)"\)', page), *re.findall(r'"(\w+)"', names)}
     ids = re.findall(r' id="(\w+)"', page)
     assert len(ids) == len(set(ids)) and used <= set(ids)
-    bounds = dict(re.findall(r'id="(truncation|t)" type="range" (min="\S+" max="\S+")', page))
-    assert bounds == {"truncation": 'min="0" max="2"', "t": 'min="0" max="1"'}
+    bounds = dict(re.findall(r'id="(z_scale|t)" type="range" (min="\S+" max="\S+")', page))
+    assert bounds == {"z_scale": 'min="0" max="2"', "t": 'min="0" max="1"'}
     numbers = [int(number) for number in re.findall(r"<option[^>]*>(\d+)", page)]
     assert numbers == [4, 16, 36, demo.MOST_IMAGES] and "<option selected>16" in page
 
@@ -297,7 +297,7 @@ def test_bad_starts(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     load = ["--load_path", str(checkpoint), "--device", "cpu"]
     assert "--port 70000" in refusal(demo.main, [*load, "--port", "70000"], capsys)
     assert "nowhere.invalid" in refusal(demo.main, [*load, "--host", "nowhere.invalid"], capsys)
-    assert "called so" in refusal(demo.main, [*load, "--host", "\u00e4..b"], capsys)
+    assert "valid host name" in refusal(demo.main, [*load, "--host", "\u00e4..b"], capsys)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert f"--port {port}" in refusal(demo.main, [*load, "--port", port], capsys)
@@ -419,7 +419,7 @@ def test_the_page_in_chromium(server: tuple[str, subprocess.Popen[str]], tmp_pat
         assert browser.find_element(By.ID, "seed").get_property("value") == "7"
         assert [option.text for option in kind.options] == ["all in turn", *CLASSES]
         look()
-        changes = {"class": "bag", "truncation": 0.3, "t": 0.5, "seed": 5, "to_class": "shoe"}
+        changes = {"class": "bag", "z_scale": 0.3, "t": 0.5, "seed": 5, "to_class": "shoe"}
         for name, value in changes.items():  # each changes what is seen
             set_value = "arguments[0].value = arguments[1];"
             tell = "arguments[0].dispatchEvent(new Event('input', {bubbles: true}))"

@@ -334,7 +334,7 @@ def test_cifar10_payload_is_refused_and_not_run(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"labels": [0, 1, 2, 3, 10]}, "a label that is none of 0 to 9"),
+        ({"labels": [0, 1, 2, 3, 10]}, "a label is not between 0 and 9"),
         ({"labels": [0, 1, 2, 3]}, "reshape"),
         ({"data": np.zeros((5, 3072), np.float32)}, "Cannot cast"),
     ],

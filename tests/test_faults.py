@@ -38,7 +38,7 @@ import training.start
 from data import Batches, load_dataset
 from support import image_cache
 from support.checkpoints import read_checkpoint
-from support.files import ABANDONED, UNFINISHED, atomic, locked, remove_abandoned, user_cache
+from support.files import ABANDONED, UNFINISHED, atomic, locked, remove_stale_files, user_cache
 from tests.conftest import ROOT, assert_same_run, command, folder_flags, refusal
 from training.events import EventsFile
 from training.record import Record
@@ -223,7 +223,7 @@ def test_of_runs_of_one_name_only_one_begins(
     for code, log in zip(codes, logs, strict=True):
         if code == 2:
             (line,) = log.read_text().splitlines()
-            assert "same is in use" in line or "same is there already" in line
+            assert "same is in use" in line or "same exists already" in line
     assert_same_run(whole.parent / "same", whole)
 
 
@@ -315,7 +315,7 @@ def test_what_is_abandoned_is_removed_and_nothing_else(
         f".cifar10-old{UNFINISHED}",
     }
     assert len(before - after) == 4 and after < before
-    remove_abandoned(tmp_path / "absent")  # is no error
+    remove_stale_files(tmp_path / "absent")  # is no error
     with pytest.raises(InputError, match="too long"):
         load_dataset("folder", tmp_path / ("x" * 300), 28)
 
@@ -691,5 +691,5 @@ def test_ctrl_c_that_ends_the_reader_of_the_output_as_well(
         cdcgan.main([*flags, "--name", "run"])
     assert end.value.code == 130
     assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 10
-    said = "stopped at step 10; to go on: python cdcgan.py --resume" in capsys.readouterr().err
+    said = "stopped at step 10; to resume: python cdcgan.py --resume" in capsys.readouterr().err
     assert said == ("stderr" not in broken)

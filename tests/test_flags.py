@@ -34,7 +34,7 @@ INTERVALS = {
 }
 OF_GENERATE = {
     **{"grid_size": "[1, 100]", "neighbours": "[1, 30]", "interpolate": "[1, 30]"},
-    **{"num_images": "[1, 1e7]", "truncation": "[0, 2]", "seed": f"[0, {2**63 - 1}]"},
+    **{"num_images": "[1, 1e7]", "z_scale": "[0, 2]", "seed": f"[0, {2**63 - 1}]"},
 }
 OF_FID = {"num_images": "[1, 1e7]", "batch_size": "[1, 1e7]", "seed": f"[0, {2**63 - 1}]"}
 every_script = pytest.mark.parametrize("script", SCRIPTS)

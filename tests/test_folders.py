@@ -487,7 +487,7 @@ def test_without_a_cache_folder_images_stay_in_memory(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "blocked"))
     images = flat(tmp_path / "images", 3)
     assert load_dataset("folder", images, 28).train_images.unique().tolist() == [100]
-    assert "the next run decodes" in capsys.readouterr().err
+    assert "the next run will decode" in capsys.readouterr().err
     monkeypatch.setattr(image_cache, "IN_MEMORY", 1000)
     with pytest.raises(InputError, match="set XDG_CACHE_HOME"):
         load_dataset("folder", images, 28)
@@ -594,7 +594,7 @@ def test_missing_empty_and_single(tmp_path: Path) -> None:
         load_dataset("folder", tmp_path / "none")
     with pytest.raises(InputError, match="holds no images"):
         load_dataset("folder", tmp_path)
-    with pytest.raises(InputError, match="a single image, and none is left to test on"):
+    with pytest.raises(InputError, match="a single image, which leaves none for testing"):
         load_dataset("folder", flat(tmp_path, 1))
     assert len(load_dataset("folder", flat(tmp_path, 2)).test_images) == 1
 

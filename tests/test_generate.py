@@ -184,8 +184,8 @@ def test_neighbours_of_a_training_image_begin_with_itself(
     assert not np.array_equal(cells[:, 3], cells[:, 2])
 
 
-def test_truncation_scales_every_z(trained: Path, tmp_path: Path) -> None:
-    argv = ["--grid_size", "3", "--save_path", str(tmp_path / "a.png"), "--truncation"]
+def test_z_scale_scales_every_z(trained: Path, tmp_path: Path) -> None:
+    argv = ["--grid_size", "3", "--save_path", str(tmp_path / "a.png"), "--z_scale"]
     draw(trained, *argv, "0")
     cells = pixels(tmp_path / "a.png", 3, 3)
     assert (cells == cells[:, :1]).all()  # of one class, all the same: that of z = 0
@@ -233,7 +233,7 @@ def test_an_exported_generator_has_the_scores_of_the_last_evaluation(
     generate.main(["--load_path", str(path), "--export", str(tmp_path / "small.pt")])
     small = read_checkpoint(tmp_path / "small.pt")
     assert small["scores"] == rows[1] and small["step"] == 150
-    assert "does not say which command trained it" in capsys.readouterr().err
+    assert "does not name its training command" in capsys.readouterr().err
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_the_largest_pictures_that_are_drawn() -> None:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--gif"], "x 69,602 pixels; a GIF has at most 65,535 per side; a smaller --grid_size"),
+        (["--gif"], "x 69,602 pixels; a GIF has at most 65,535 per side; make it smaller with"),
         (["--gif", "--grid_size", "1"], "a GIF has at most 65,535 per side"),
         (["--save_path", "walk.gif"], "a GIF has at most 65,535 per side"),
         (["--grid_size", "100"], "x 69,602 pixels; at most 67,108,864 pixels are drawn"),

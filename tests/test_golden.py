@@ -45,7 +45,7 @@ METRICS = """
     inception_score.py pretrained/cdcgan-fashion_mnist.pt --splits 3
 """
 SAMPLES = """
-    generate.py --num_images 40 --format npz --truncation 0.7 --class Bag
+    generate.py --num_images 40 --format npz --z_scale 0.7 --class Bag
     generate.py --num_images 40 --format npz --seed 3
     generate.py --interpolate 3 --grid_size 5
     generate.py --grid_size 4 --seed 3

@@ -26,14 +26,14 @@ if __name__ == "__main__":
 import support.processes
 from support.command import InputError
 from support.processes import (
-    any_process,
+    any_rank,
     average,
-    first_only,
-    from_first,
+    from_rank_zero,
     local_rank_zero_first,
     local_rows,
     local_slice,
     process_group,
+    rank_zero_only,
 )
 
 import cdcgan
@@ -175,7 +175,7 @@ def test_stopped_and_killed_and_resumed(flags: list[str], tmp_path: Path) -> Non
     assert errors_of_ours(err) == [] and process.returncode != 0
     resume = f"torchrun --standalone --nproc_per_node=2 cdcgan.py --resume {stopped}"
     step = read_checkpoint(stopped / "last.pt")["step"]
-    assert out.splitlines()[-1] == f"stopped at step {step}; to go on: {resume}"
+    assert out.splitlines()[-1] == f"stopped at step {step}; to resume: {resume}"
     assert 10 <= step < 120  # 10 if it was still at the picture
 
     for rank in (1, 0):
@@ -260,7 +260,7 @@ def test_two_machines_train_and_resume_as_one_process(
         epoch = step // 10 + 1
     ended = outputs(start_on(machines, "--resume", "runs/run"))
     assert [code for *_, code in ended] == [0, 0], ended
-    assert f"going on at step {step}" in ended[0][0]
+    assert f"resuming at step {step}" in ended[0][0]
     assert sorted(path.name for path in machines[1].iterdir()) == ["cache", "data"]
 
     flags[data], flags[out] = str(machines[0] / "data"), str(tmp_path)
@@ -325,13 +325,13 @@ def test_nothing_happens_without_torchrun() -> None:
     values = torch.arange(6.0)
     with process_group():
         assert average(values) is values and torch.equal(local_slice(values), torch.arange(6.0))
-        assert from_first(lambda: 3) == 3
+        assert from_rank_zero(lambda: 3) == 3
     assert not dist.is_initialized()
 
 
 def test_the_first_alone_does_what_it_alone_may(monkeypatch: pytest.MonkeyPatch) -> None:
     done = []
-    append = first_only(lambda number: done.append(number))
+    append = rank_zero_only(lambda number: done.append(number))
     for rank in (0, 1):
         monkeypatch.setattr("support.processes.rank", lambda rank=rank: rank)
         append(rank)
@@ -392,7 +392,7 @@ class Peer:
 def test_what_two_processes_share(rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
     peer = Peer(rank, monkeypatch)
     assert local_slice(torch.zeros(6)).tolist() == [[0, 1, 2], [3, 4, 5]][rank]
-    assert from_first(lambda: "mine") == "the first's"
+    assert from_rank_zero(lambda: "mine") == "the first's"
     with local_rank_zero_first():
         peer.calls.append("work")
     assert peer.calls == (["votes", "work"] if rank else ["work", "votes"])
@@ -400,9 +400,9 @@ def test_what_two_processes_share(rank: int, monkeypatch: pytest.MonkeyPatch) ->
         load_dataset("imagenet")
     assert len(peer.calls) == 2 + rank  # the others wait for the first before they look
     monkeypatch.setattr(dist, "all_reduce", lambda votes: None)
-    assert any_process(True) and not any_process(False)
+    assert any_rank(True) and not any_rank(False)
     monkeypatch.setattr(dist, "all_reduce", lambda votes: votes.add_(1))  # of the other
-    assert any_process(True) and any_process(False)
+    assert any_rank(True) and any_rank(False)
 
     def die(values: Tensor) -> None:
         raise RuntimeError("[/gloo/pair.cc:534] Connection closed by peer. See the manual.")
@@ -410,7 +410,7 @@ def test_what_two_processes_share(rank: int, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(dist, "all_reduce", die)
     monkeypatch.setattr("support.processes.go_on", "; to go on: x")
     says = r"process of this run has died \(Connection closed by peer\); to go on: x$"
-    for talk in (lambda: average(torch.zeros(2)), lambda: any_process(True)):
+    for talk in (lambda: average(torch.zeros(2)), lambda: any_rank(True)):
         with pytest.raises(InputError, match=says):
             talk()
 
@@ -462,7 +462,7 @@ def test_shares_make_up_the_batch(hflip: bool, monkeypatch: pytest.MonkeyPatch) 
     for got, expected in zip(zip(*parts, strict=True), whole, strict=True):
         assert torch.equal(torch.cat(got), expected)
     monkeypatch.setattr(support.processes, "processes", lambda: 5)
-    with pytest.raises(InputError, match="--batch_size 12 cannot be shared by 5 processes"):
+    with pytest.raises(InputError, match="--batch_size 12 cannot be divided among 5 processes"):
         batches(shared=True)
 
 
@@ -480,7 +480,7 @@ def test_a_small_slice_is_warned_of(
 @pytest.mark.parametrize("name", ["cuda:0", "mps"])
 def test_one_device_is_not_given_to_two(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(support.device, "processes", lambda: 2)
-    with pytest.raises(InputError, match=f"--device {name} is not for 2 processes"):
+    with pytest.raises(InputError, match=f"--device {name} cannot be used with 2 processes"):
         support.device.pick_device(name)
     assert support.device.pick_device("cpu") == torch.device("cpu")
 

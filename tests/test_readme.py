@@ -141,7 +141,8 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage = tmp_path_factory.mktemp("stage")
     for name in set(re.findall(r"\bpictures\b|\w+_folder\b|\bCIFAR\b", TEXT)):
         make_pictures(stage / name)
-    shutil.copytree(ROOT / "pretrained", stage / "pretrained")
+    for name in ("pretrained", "configs"):
+        shutil.copytree(ROOT / name, stage / name)
     with pytest.MonkeyPatch.context() as patch:
         small_world(patch, stage)
         main = importlib.import_module("cdcgan").main
@@ -191,7 +192,8 @@ def test_the_answers_code_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> 
         exec(block.replace("10_000", "50").replace('["critic"]', '["generator"]'), {})
 
 
-def test_every_training_command_is_parsed() -> None:
+def test_every_training_command_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     for script, *argv in map(shlex.split, OURS):
         if script.removesuffix(".py") in SCRIPTS and not {"--resume", "--help"} & set(argv):
             importlib.import_module(script.removesuffix(".py")).parse_args(argv)
@@ -395,8 +397,8 @@ def test_the_results_in_the_docstrings_are_as_recorded(script: str) -> None:
     fcd, minutes = [run["fcd"] for run in runs], mean(run["cpu_minutes"] for run in runs)
     assert len({run["seed"] for run in runs}) == len(runs) == 3
     said = help_of(f"{script}.py").partition("Result:")[2].partition("CPU core")[0]
-    assert f"FCD {mean(fcd):.2f} ± {stdev(fcd):.2f} " in said and f"{minutes:.0f} min" in said
-    assert f"after {epochs} epochs (3 seeds" in said
+    assert f"FCD {mean(fcd):.2f} ± {stdev(fcd):.2f}" in said and f"{minutes:.0f} min" in said
+    assert f"best of {epochs} epochs (3 seeds" in said
 
 
 def compare(shown: list[str], found: list[float]) -> None:
@@ -437,7 +439,7 @@ def test_what_the_pretrained_generator_shows(
     )
     wide = next(row for row in rows_of("exercises.md", "| factor of z |") if row[0] == "1.2")
     samples = str(tmp_path / "t.npz")
-    argv = ["--num_images", "10000", "--truncation", "1.2", "--save_path", samples]
+    argv = ["--num_images", "10000", "--z_scale", "1.2", "--save_path", samples]
     generate.main(["--load_path", pretrained, *argv])
     capsys.readouterr()
     found = answer(samples, "--prdc")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import wgan_gp
 from support.checkpoints import read_checkpoint
 from tests.conftest import refusal
-from wgan_gp import Critic, gradient_penalty, wasserstein_estimate
+from wgan_gp import Critic, critic_loss, gradient_penalty
 
 
 class Linear(nn.Module):
@@ -102,8 +102,8 @@ def test_second_order_gradient_matches_finite_differences() -> None:
     assert checked >= 4
 
 
-def test_estimate_is_positive_where_real_scores_higher() -> None:
-    assert wasserstein_estimate(torch.tensor([3.0, 1.0]), torch.tensor([0.0, -2.0])).item() == 3
+def test_the_critic_loss_is_minus_the_estimate() -> None:
+    assert critic_loss(torch.tensor([3.0, 1.0]), torch.tensor([0.0, -2.0])).item() == -3
 
 
 def test_clipping_holds_after_every_step(

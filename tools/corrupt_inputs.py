@@ -4,10 +4,13 @@
     python tools/corrupt_inputs.py --only case-17      # the case that a fault's line names
 
 Each case damages one valid input and gives it to a command. --cases run in forks of this process,
-where torch is loaded already. --commands run as new processes. A case must end with exit code 0, or
-with exit code 2 and one line. It is also a fault if a case takes more than LIMIT seconds, takes
-GIGABYTE more memory than valid input, changes or half-writes a file, or executes what a pickle
-contains.
+because torch is then loaded already. --commands run as new processes. A case must end with exit
+code 0, or with exit code 2 and one line. A case is also a fault in these situations:
+
+- The case takes more than LIMIT seconds of processor time, or 5 LIMIT seconds of wall-clock time.
+- The case takes over GIGABYTE more memory than valid input of the same kind.
+- A refused input leaves a changed file, or any case leaves an unfinished file.
+- The case executes code in a pickle.
 """
 
 import argparse
@@ -52,12 +55,12 @@ from tools.samples import (
     start,
 )
 
-# How the commands are called: each by its module, three with these arguments before the others.
+# The commands, as names of modules.
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 PLOT, TRAIN_CLASSIFIER = ["training.plots"], ["training.classifier"]
 OTHERS = ("generate", "fid", "inception_score", "demo", PLOT[0], TRAIN_CLASSIFIER[0])
 
-LIMIT, GIGABYTE = 60, 1 << 30  # seconds of work, bytes
+LIMIT, GIGABYTE = 60, 1 << 30  # seconds of processor time, bytes
 # demo.py loads its model, finds that this port is taken, and ends.
 TAKEN = socket.create_server(("", 0))
 PORT = ["--port", str(TAKEN.getsockname()[1])]
@@ -68,11 +71,11 @@ FEW = ["--num_images", "12"]
 CLASSIFIED = [*FOLDER[:6], "--epochs", "1", "--save_path", "out/c.pt", *CPU]
 VALUES = ["-1", *"0 1 2 1000000000 9223372036854775808 1e400 nan -inf 0x1 0.5".split(), "9" * 30]
 VALUES += ["", " ", "\u00e4 \u65e5", "a" * 300, *".. /dev/null/x - cuda:99 meta".split()]
-# Flags that rightly take forever: a width of 4096, 10^9 updates of D, a server.
+# Valid values of these flags can take hours (a width of 4096, 10^9 updates of D) or start a server.
 ENDLESS = {"--z_dim", "--ngf", "--ndf", "--n_critic", "--d_steps", "--port", "--max_steps"}
 
 
-# ---- kinds of input: each puts one into the case's folder and returns the command ----
+# ---- kinds of input: each function damages an input in the case's folder; returns a command ----
 
 
 def mnist(case: Case) -> list[str]:
@@ -102,7 +105,7 @@ def images(case: Case) -> list[str]:
 def decoded_cache(case: Case) -> list[str]:
     data = case.take("data")
     os.environ["XDG_CACHE_HOME"] = str(case.folder / "cache")
-    load_dataset("folder", data, 28)  # here, because a cache is valid for one place only
+    load_dataset("folder", data, 28)  # now, because a cached data set belongs to one folder
     spoil(case, case.one_of(case.folder / "cache", "*.npy"))
     return ["cdcgan", *SHORT, "--data_dir", str(data)]
 
@@ -139,7 +142,7 @@ def config(case: Case) -> list[str]:
     script = case.rng.choice(SCRIPTS)
     path = case.take(f"runs/{script}/config.json")
     spoil(case, path)
-    # The data set is given, because the file may name one that would have to be fetched.
+    # The flags name the data set, because the file may name a data set that must be downloaded.
     data = ["--dataset", "folder", "--data_dir", "data", "--out_dir", "out", "--max_steps", "1"]
     return [script, "--config", str(path), *data, *CPU]
 
@@ -159,7 +162,7 @@ def classifier(case: Case) -> list[str]:
 
 
 def inception(case: Case) -> list[str]:
-    case.take("two.npz")  # few, because Inception is slow on a CPU
+    case.take("two.npz")  # two images, because Inception is slow on a CPU
     spoil(case, case.take("inception.pt"))
     return ["fid", "two.npz", "two.npz", "--inception_path", "inception.pt", *CPU]
 
@@ -176,7 +179,7 @@ def array(case: Case) -> list[str]:
 
 
 def flags(case: Case) -> list[str]:
-    """A valid command line, and one to three flags with values that few would type."""
+    """Return a valid command line with one to three more flags, which have unusual values."""
     case.take("data")
     case.take("runs/cdcgan", "run")
     name = case.rng.choice([name for name in FLAGS if FLAGS[name]])
@@ -185,6 +188,7 @@ def flags(case: Case) -> list[str]:
         "fid": ["data/train/a", "run", *FEW, *FASHION],
         "inception_score": ["run", *FEW, *FASHION],
         "demo": ["--load_path", "run", *CPU],
+        PLOT[0]: ["run"],
         TRAIN_CLASSIFIER[0]: CLASSIFIED,
     }.get(name, [*FOLDER, "--features", "none", "--out_dir", "out"])
     for _ in range(case.rng.randint(1, 3) if case.harm else 0):
@@ -205,7 +209,7 @@ def links(case: Case) -> list[str]:
 
 
 def names(case: Case) -> list[str]:
-    """Folders with names that are not text, look like an option, or are too long."""
+    """Give folders names that are not UTF-8, look like an option, or are too long."""
     odd = ["a b", "\u00e4\u65e5\U0001f600", os.fsdecode(b"\xff\xfe"), "new\nline", "-x", "%s$x^{"]
     name = f"./{case.rng.choice([*odd, 'a' * 255, 'a' * 256])}" if case.harm else "plain"
     case.did.append(repr(name))
@@ -224,7 +228,7 @@ def names(case: Case) -> list[str]:
 
 
 def read_only(case: Case) -> list[str]:
-    """Folders that may not be written, files that may not be read."""
+    """Remove permissions, so that folders cannot be written or files cannot be read."""
     case.obeys_modes = True
     data, run, closed = case.take("data"), case.take("runs/cdcgan", "run"), case.folder / "closed"
     closed.mkdir()
@@ -256,11 +260,11 @@ KINDS: list[Callable[[Case], list[str]]] = [
 FLAGS: dict[str, list[str]] = {}  # the flags of each command
 
 
-# ---- running them ----
+# ---- running the cases ----
 
 
 def build(good: Path) -> None:
-    """Make one valid input of each kind, and the bombs."""
+    """Make one valid input of each kind, and the files of make_bombs()."""
     os.chdir(good)
     os.environ["XDG_CACHE_HOME"] = str(good / "cache")
     make_images(Path("data"), (28, 28))
@@ -283,18 +287,20 @@ def main_of(name: str) -> Callable[[Sequence[str]], object]:
 
 
 def run(case: Case, real: bool, argv: Sequence[str]) -> None:
-    """Run a case's command in its folder, with limits."""
+    """Run the command of a case in the case's folder, with limits on time and memory."""
     os.chdir(case.folder)
     os.environ["XDG_CACHE_HOME"] = str(case.folder / "cache")
     resource.setrlimit(resource.RLIMIT_CPU, (LIMIT, LIMIT))
-    signal.alarm(5 * LIMIT)  # longer, because the machine may be busy
+    signal.alarm(5 * LIMIT)  # wall-clock time, because a case may wait forever
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + 8 * GIGABYTE,) * 2)  # saves the machine
+    resource.setrlimit(
+        resource.RLIMIT_AS, (size + 8 * GIGABYTE,) * 2
+    )  # keeps memory for the other processes
     name, *args = argv
     if real or case.obeys_modes:
         module = ["-m", name] if "." in name else [str(ROOT / f"{name}.py")]
         command = [sys.executable, *module, *args]
-        if case.obeys_modes and os.geteuid() == 0:  # root may read and write anything
+        if case.obeys_modes and os.geteuid() == 0:  # root ignores permissions without this
             command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
         os.execvp(command[0], command)
     sys.argv = list(argv)
@@ -302,7 +308,7 @@ def run(case: Case, real: bool, argv: Sequence[str]) -> None:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Return the digests of the files in a folder that may be read."""
+    """Return the digests of the readable files in a folder."""
     digests = {}
     for path in folder.rglob("*"):
         if os.path.isfile(path) and not path.is_symlink() and os.access(path, os.R_OK):
@@ -310,31 +316,31 @@ def contents(folder: Path) -> dict[Path, bytes]:
     return digests
 
 
-def judge(case: Case, code: int, lines: Sequence[str], before: dict[Path, bytes]) -> str:
-    """Return what is wrong with the end of a case, "" if nothing is."""
+def find_fault(case: Case, code: int, lines: Sequence[str], before: dict[Path, bytes]) -> str:
+    """Return the fault of a case that has ended, "" if there is none."""
     if code in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):
-        return f"not ended after {LIMIT} s of work or {5 * LIMIT} s"
+        return f"still running after {LIMIT} s of processor time or {5 * LIMIT} s"
     if code not in (0, 2) or any("Traceback" in line for line in lines):
         return f"code {code}: {lines[-1] if lines else 'no output'}"
     errors = [line for line in lines if re.match(r"([\w. ]+: )?error: ", line)]
     if code == 2 and errors != lines[-1:]:
         return f"not one line: {lines[-3:]}"
     if (case.folder.parent / "ran").exists():
-        return "what the input contains was executed"
+        return "code in the input was executed"
     after = contents(case.folder)
     if [*case.folder.rglob(".*.part")]:
-        return "a half-written file stays"
+        return "an unfinished file is left"
     kept = {path for path, digest in before.items() if after.get(path) == digest}
     changed = {path.name for path in before if path not in kept and "cache" not in path.parts}
-    diverged = re.search(r"at step (\d+); (\S+) is whole, from before", "".join(errors))
-    if diverged:  # a run resumed, saved what it had read, and went on
+    diverged = re.search(r"at step (\d+); (\S+) is intact, from an earlier step", "".join(errors))
+    if diverged:  # a resumed run had saved last.pt before it diverged
         step = read_checkpoint(case.folder / diverged[2])["step"]
         changed = set() if step < int(diverged[1]) else {"last.pt"}
     return f"changed: {', '.join(sorted(changed))}; {lines[-1]}" if code == 2 and changed else ""
 
 
 def campaign(args: argparse.Namespace, folder: Path) -> Counter[str]:
-    """Run all cases, print each fault, and return counts and the most time and memory."""
+    """Run all cases and print each fault. Return counts, and maxima of time and memory."""
     os.environ["PYTHONPATH"] = str(ROOT)
     with contextlib.redirect_stdout(io.StringIO()):
         build(folder / "good")
@@ -343,11 +349,15 @@ def campaign(args: argparse.Namespace, folder: Path) -> Counter[str]:
         FLAGS[name] = sorted(flag for flag in known if flag.startswith("--"))
     plan = [(f"valid-{i}", kind, False) for i, kind in enumerate(KINDS)]
     plan += [(f"case-{i}", KINDS[i % len(KINDS)], True) for i in range(args.cases)]
-    mixed = random.Random(args.seed).sample(KINDS, len(KINDS))  # a few commands, of any kind
+    mixed = random.Random(args.seed).sample(
+        KINDS, len(KINDS)
+    )  # a few commands must cover different kinds
     plan += [(f"command-{i}", mixed[i % len(mixed)], True) for i in range(args.commands)]
     plan = [entry for entry in plan if args.only in (None, entry[0])]
-    figures = Counter(dict.fromkeys(("refused", "harmless", "faults", "most s", "most MB more"), 0))
-    usual: Counter = Counter()  # the most memory that valid input of a kind took
+    figures = Counter(
+        dict.fromkeys(("refused", "harmless", "faults", "most seconds", "most extra MB"), 0)
+    )
+    usual: Counter = Counter()  # peak memory (MB) with valid input, per kind
     running: dict[int, tuple] = {}
 
     def end_one() -> None:
@@ -356,19 +366,19 @@ def campaign(args: argparse.Namespace, folder: Path) -> Counter[str]:
         seconds = round(time.perf_counter() - began)
         lines = log.read_text(errors="replace").splitlines()
         code = os.waitstatus_to_exitcode(status)
-        wrong = judge(case, code, lines, before)
-        # Where demo.py reaches its port, it has accepted the input.
+        wrong = find_fault(case, code, lines, before)
+        # demo.py has accepted the input if the message names the port.
         refused = code and not any(PORT[1] in line for line in lines)
         peak = used.ru_maxrss >> 10
         if case.harm:
             more = peak - usual[kind] if usual[kind] else 0
             wrong = wrong or (f"{more} MB more than with valid input" if more > 1024 else "")
             figures["refused" if refused else "harmless"] += 1
-            figures["most s"] = max(figures["most s"], seconds)
-            figures["most MB more"] = max(figures["most MB more"], more)
+            figures["most seconds"] = max(figures["most seconds"], seconds)
+            figures["most extra MB"] = max(figures["most extra MB"], more)
         else:
             usual[kind] = max(usual[kind], peak)
-            wrong = wrong or (f"valid, and refused: {lines[-1]}" if refused else "")
+            wrong = wrong or (f"valid input was refused: {lines[-1]}" if refused else "")
         if wrong:
             figures["faults"] += 1
             line = f"{case.folder.name} {' '.join(argv)} [{'; '.join(case.did)}]: {wrong}"
@@ -378,7 +388,7 @@ def campaign(args: argparse.Namespace, folder: Path) -> Counter[str]:
         log.unlink()
 
     for i, (name, kind, harm) in enumerate(plan):
-        while i == len(KINDS) and running:  # the valid inputs first, because they are compared
+        while i == len(KINDS) and running:  # finish valid inputs first, to know their memory
             end_one()
         case = Case(folder / name, folder / "good", random.Random(f"{args.seed} {name}"), harm)
         case.folder.mkdir()
@@ -398,11 +408,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--cases", type=int, default=2000, help="in forks (default: 2000)")
-    parser.add_argument("--commands", type=int, default=220, help="as commands (default: 220)")
-    parser.add_argument("--seed", type=int, default=0, help="of the damage (default: 0)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases at the same time")
-    parser.add_argument("--only", metavar="NAME", help="run one case")
+    parser.add_argument(
+        "--cases", type=int, default=2000, help="number of cases in forks (default: 2000)"
+    )
+    parser.add_argument(
+        "--commands", type=int, default=220, help="number of cases in new processes (default: 220)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the damage (default: 0)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count(),
+        help="cases at the same time (default: number of CPU cores)",
+    )
+    parser.add_argument("--only", metavar="NAME", help="run only this case, such as case-17")
     args = parser.parse_args()
     with scratch() as folder, small_data_sets(folder / "good" / "sets", "http://127.0.0.1:9/"):
         figures = campaign(args, folder)

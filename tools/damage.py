@@ -1,4 +1,4 @@
-"""Damage a file in random ways that fit its kind. corrupt_inputs.py uses this module."""
+"""Damage a file at random, in ways that depend on the file format, for corrupt_inputs.py."""
 
 import gzip
 import io
@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-BOMB, CHUNK = (1 << 30) + (1 << 27), bytes(1 << 24)  # bytes that a few KB inflate to
+BOMB, CHUNK = (1 << 30) + (1 << 27), bytes(1 << 24)  # size of an unpacked bomb; 16 MB of zeros
 
 
 class Payload:
-    """An object whose unpickling creates the folder `path`."""
+    """Create the folder `path` when a pickle of this object is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,14 +32,14 @@ class Payload:
 
 @dataclass
 class Case:
-    """One case: a folder with copies of inputs in `good`. If `harm`, `rng` chooses the damage."""
+    """Hold the folder of one case, for copies of inputs in `good`. If `harm`, `rng` damages one."""
 
     folder: Path
     good: Path
     rng: random.Random
     harm: bool = True
     did: list[str] = field(default_factory=list)  # the damage, in words
-    obeys_modes: bool = False  # even if root runs the case
+    obeys_modes: bool = False  # True: permissions also restrict root
 
     def take(self, name: str, to: str | None = None) -> Path:
         """Copy a valid input into the case's folder; return the path of the copy."""
@@ -50,12 +50,12 @@ class Case:
         return path
 
     def one_of(self, folder: Path, pattern: str) -> Path:
-        """Choose one of the files below `folder` whose names match."""
+        """Choose a random file below `folder` with a name that matches `pattern`."""
         return self.rng.choice(sorted(path for path in folder.rglob(pattern) if path.is_file()))
 
 
 def spoil(case: Case, path: Path) -> None:
-    """Damage a file: its bytes, or the content that they encode."""
+    """Damage the bytes of a file, or the content that the bytes encode."""
     if not case.harm:
         return
     by_kind: dict[str, list[Callable[[Case, Path], str]]] = {
@@ -146,7 +146,7 @@ TENSOR_JUNK = [
 def torch_tree(case: Case, path: Path) -> str:
     tree = torch.load(path, weights_only=True)
     args = tree.get("generator_args") if isinstance(tree, dict) else None
-    if args and case.rng.random() < 0.2:  # a network of gigabytes, with the weights of a small one
+    if args and case.rng.random() < 0.2:  # ask for a huge network, with few weights
         args[case.rng.choice(list(args))] = value = case.rng.choice([3000, 10**6, 2**62])
         way = f"generator_args {value}"
     else:
@@ -163,7 +163,7 @@ def torch_payload(case: Case, path: Path) -> str:
 
 
 def zip_member(case: Case, path: Path) -> str:
-    """Damage one member of an archive; the archive's own checksums are right."""
+    """Damage one member of an archive, and write correct checksums."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = case.rng.choice([name for name in members if name.endswith(".pkl")] + list(members))
@@ -209,7 +209,7 @@ def npz_payload(case: Case, path: Path) -> str:
 
 
 def npz_header(case: Case, path: Path) -> str:
-    """Write arrays whose headers claim more than follows."""
+    """Write arrays with headers that promise more bytes than the file has."""
     shape = case.rng.choice([(1 << 40,), (1 << 20, 1 << 10, 3), (0, 1 << 62), (-1, 3), (1 << 63,)])
     names = zipfile.ZipFile(path).namelist()
     with zipfile.ZipFile(path, "w") as archive:
@@ -238,7 +238,7 @@ def csv_field(case: Case, path: Path) -> str:
 
 
 def png_header(case: Case, path: Path) -> str:
-    """Change the size, depth or colour type, and make the checksum right."""
+    """Change the size, depth or colour type in a PNG header, and correct the checksum."""
     content = bytearray(path.read_bytes())
     size = case.rng.choice([0, 1, 1000, 30_000, 65_535, (1 << 31) - 1])
     content[16:20] = size.to_bytes(4, "big")
@@ -252,7 +252,7 @@ def png_header(case: Case, path: Path) -> str:
 
 
 def image_bomb(case: Case, path: Path) -> str:
-    """Replace the image and two beside it, because threads decode them at the same time."""
+    """Replace the image and two others, because threads decode images at the same time."""
     bomb = case.one_of(case.good / "bombs", "*.bomb")
     for other in (path, *sorted(path.parent.glob("*.png"))[:2]):
         shutil.copy(bomb, other)
@@ -265,7 +265,7 @@ def gzip_bomb(case: Case, path: Path) -> str:
 
 
 def inflating(path: Path, members: dict[str, bytes], bomb: str, head: bytes = b"") -> None:
-    """Write an archive of `members` and one more member `bomb`: `head` and BOMB zeros."""
+    """Write an archive of `members` and of a member named `bomb`: `head`, then BOMB zeros."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
@@ -283,7 +283,7 @@ def npy_header(shape: tuple[int, ...], kind: str) -> bytes:
 
 
 def make_bombs(folder: Path) -> None:
-    """Make files of a few KB that inflate to gigabytes, and the largest images that are allowed."""
+    """Make files of 1 to 6 MB that inflate to 1.2 GB, and images near the limit on pixels."""
     folder.mkdir()
     (folder / "gz").write_bytes(gzip.compress(CHUNK) * (BOMB // len(CHUNK)))
     Image.new("RGBA", (8100, 8100)).save(folder / "clear.bomb", "PNG")

@@ -1,4 +1,4 @@
-"""Write the tables of all flags, from the commands' own parsers, into docs/reference.md.
+"""Write tables of all flags into docs/reference.md, from the parsers of the commands.
 
 python tools/flags_table.py
 """
@@ -19,7 +19,7 @@ BEGIN, END = "<!-- flags: made by tools/flags_table.py -->\n", "<!-- end of flag
 
 
 class Built(Exception):
-    """Is raised instead of parsing, when a parser is complete."""
+    """Stop a command when the parser is complete, instead of parsing."""
 
 
 def actions(module: str) -> dict[str, argparse.Action]:
@@ -49,7 +49,9 @@ def default(action: argparse.Action) -> str:
 
 def meaning(action: argparse.Action) -> str:
     text = (action.help or "").replace("%%", "%").replace("|", "\\|")
-    text = text.removesuffix(" (default: %(default)s)")  # which Python 3.10 adds to yes/no flags
+    text = text.removesuffix(
+        " (default: %(default)s)"
+    )  # Python 3.10 adds this to flags of type SWITCH
     return f"{text} ({', '.join(map(str, action.choices))})" if action.choices else text
 
 
@@ -61,7 +63,7 @@ def tables() -> str:
     for name in names:
         having = [flags[script].get(name) for script in TRAINING]
         cells = ["-" if action is None else default(action) for action in having]
-        # Without the sources, scripts that mean the same have the same text.
+        # Remove the sources, because help texts of the scripts may differ only in the source.
         said = dict.fromkeys(
             re.sub(r" \([^)]*\d{4}[^)]*\)| \((Alg|Fig|Sec|DCGAN)[^)]*\)", "", meaning(a))
             for a in having

@@ -1,10 +1,10 @@
-"""Kill training runs at random moments. Each must resume and end as a run that was never killed.
+"""Kill training runs at random moments. Each resumed run must equal an uninterrupted run.
 
     python tools/kill_runs.py --kills 10 --seed 0
 
-The runs are tiny. Each begins without its data: a folder of images, not yet decoded and without a
-classifier; MNIST from a slow server; CIFAR-10's archive from that server. The first kill of a run
-waits for such a step. The other kills come at a random moment or in the middle of a checkpoint.
+The runs are tiny, and each run must first prepare data. A folder of images needs decoding and a
+classifier. MNIST and CIFAR-10 are downloaded from a slow local server. The first kill of a run
+waits for such a preparation. Later kills come at a random moment or while a checkpoint is written.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from tools.same_training import difference, make_images
 from tools.samples import EVALUATED, TINY, scratch, small_data_sets, start
 
 KILLS_PER_RUN = 3  # at most
-SECONDS = 0.2  # that the server takes for one file
+SECONDS = 0.2  # time in which the server sends one file
 RANDOM = ["--dropout", "0.2", "--label_noise", "0.1", "--hflip", "--epochs", "4"]
-# What a kill interrupts, and a pattern for the unfinished files that it leaves. The first fits.
+# Phase -> pattern of the unfinished files that a kill in this phase leaves. The first match counts.
 PHASES = {
     "download": r"\.gz\.[0-9a-f]+\.gan",
     "unpacking": r"\.part/cifar-10-batches-py",
@@ -58,7 +58,7 @@ def serving(folder: Path) -> Iterator[str]:
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             piece = len(body) // 20 + 1
-            with contextlib.suppress(OSError):  # a client that was killed
+            with contextlib.suppress(OSError):  # the client was killed
                 for begin in range(0, len(body), piece):
                     self.wfile.write(body[begin : begin + piece])
                     time.sleep(SECONDS / 20)
@@ -80,27 +80,25 @@ def serving(folder: Path) -> Iterator[str]:
 
 def unfinished(*folders: Path) -> set[str]:
     """Return the unfinished files below `folders`, and the content of unfinished folders."""
-    found = {
+    found = {  # os.walk skips folders that are removed in the meantime
         Path(place, name)
         for folder in folders
-        for place, subfolders, files in os.walk(
-            folder
-        )  # which passes over what is removed meanwhile
+        for place, subfolders, files in os.walk(folder)
         for name in (*subfolders, *files)
         if re.fullmatch(r"\..*\.part", name)
     }
-    with contextlib.suppress(OSError):  # finished in between
+    with contextlib.suppress(OSError):  # the file was finished in the meantime
         found |= {inner for path in found if path.is_dir() for inner in path.iterdir()}
     return set(map(str, found))
 
 
 def phase(left: set[str]) -> str:
-    """Return the phase whose kill leaves the files `left`."""
+    """Return the phase in which a kill leaves the files `left`."""
     return next(name for name, p in PHASES.items() if not p or any(re.search(p, x) for x in left))
 
 
 def check_same(run: Path, straight: Path) -> None:
-    """AssertionError where two run folders differ in weights, metrics or samples."""
+    """Raise AssertionError if two run folders differ in weights, metrics or samples."""
     assert (run / "best.pt").exists() == (straight / "best.pt").exists(), run
     for path in straight.glob("*.pt"):
         assert not difference(path, run / path.name), run
@@ -112,16 +110,16 @@ def check_same(run: Path, straight: Path) -> None:
 
 
 def survive(kills: int, seed: int, folder: Path) -> Counter[str]:
-    """Kill `kills` times; return how often in which phase, and the number of runs.
+    """Kill `kills` times; return the number of kills per phase, and the number of runs.
 
-    AssertionError where a run does not resume, or ends otherwise than one that was not killed.
+    Raise AssertionError if a run does not resume, or differs from an uninterrupted run.
     """
     rng = random.Random(seed)
     make_images(folder / "images", (28, 28))
     log, runs = folder / "log", folder / "runs"
 
     def prepare(kind: str, name: str) -> list[str]:
-        """Give a run its own data and caches; return its flags."""
+        """Make separate data and caches for a run; return the flags of the run."""
         if kind == "folder":
             shutil.copytree(folder / "images", folder / name)
         os.environ["XDG_CACHE_HOME"] = str(folder / name / ".cache")
@@ -163,7 +161,7 @@ def survive(kills: int, seed: int, folder: Path) -> Counter[str]:
             counts["kills"] += 1
             counts[phase(unfinished(data, run) - before)] += 1
             argv = ["--resume", str(run), "--data_dir", str(data)]
-            if not (run / "last.pt").is_file():  # there was nothing to lose yet
+            if not (run / "last.pt").is_file():  # no checkpoint yet, so start again
                 counts["before the first checkpoint"] += 1
                 shutil.rmtree(run, ignore_errors=True)
                 argv = first
@@ -178,8 +176,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kills", type=int, default=50, help="how many (default: 50)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    parser.add_argument("--kills", type=int, default=50, help="number of kills (default: 50)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the random moments (default: 0)"
+    )
     args = parser.parse_args()
     with (
         scratch() as folder,

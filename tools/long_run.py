@@ -1,10 +1,10 @@
-"""Measure whether a run grows: memory, open files and the time per step, over 2,000 steps.
+"""Measure whether memory, open files or the time per step grow during a training run.
 
-    python tools/long_run.py --steps 2000               # half a minute
+    python tools/long_run.py --steps 2000               # cdcgan.py
     python tools/long_run.py --steps 2000 --script wgan_gp
 
-The networks are tiny and an epoch has about 50 steps, because epochs must also be tested: they
-write sample images and checkpoints, and evaluate.
+The networks are tiny. An epoch has about 50 steps, so that the run has many epochs. Each epoch
+draws samples, evaluates and writes a checkpoint, and this could also leak memory or files.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from tools.samples import EVALUATED, TINY, scratch
 
 @dataclass
 class Growth:
-    """What a run used: after each quarter of its steps, and in each step."""
+    """Hold memory and open files after each quarter of a run, and the seconds of each step."""
 
     memory: list[float] = field(default_factory=list)  # MB, resident
     handles: list[int] = field(default_factory=list)
@@ -35,13 +35,13 @@ class Growth:
 
 
 def resident() -> float:
-    """Return the MB of memory that this process has now, on Linux. A peak would hide growth."""
+    """Return the current memory of this process in MB (on Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def measure(script: ModuleType, argv: Sequence[str], steps: int) -> Growth:
-    """Train `steps` steps with the flags `argv`; return what the run used."""
+    """Train `steps` steps with the flags `argv`; return memory, open files and times."""
     growth = Growth()
 
     class Watched(script.Run):  # type: ignore[misc, name-defined]
@@ -70,8 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=2000, help="how many (default: 2000)")
-    parser.add_argument("--script", default="cdcgan", help="which one trains (default: cdcgan)")
+    parser.add_argument("--steps", type=int, default=2000, help="generator updates (default: 2000)")
+    parser.add_argument(
+        "--script", default="cdcgan", help="training script, without .py (default: cdcgan)"
+    )
     args = parser.parse_args()
     script: Any = importlib.import_module(args.script)
     with scratch() as folder:

@@ -2,8 +2,8 @@
 
     python tools/quick_start.py --max_steps 20
 
-.ci/run executes what this prints, so the README and CI cannot differ. This file needs no package
-because its first user is the line that installs the packages.
+.ci/run executes the printed commands, so the README and CI cannot differ. This file imports only
+the standard library, because .ci/run calls it before the packages are installed.
 """
 
 import argparse
@@ -15,7 +15,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def commands(text: str, max_steps: int) -> list[str]:
-    """Return the quick start's commands in `text`; --max_steps is added to the one that trains."""
+    """Return the commands of the quick start in `text`, with --max_steps for the training."""
     section = re.search(r"^## Quick start\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
     blocks = (
         re.findall(r"^```sh\n(.*?)^```", section[1], re.DOTALL | re.MULTILINE) if section else []
@@ -34,8 +34,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--max_steps", type=int, required=True, help="length of the training run")
-    parser.add_argument("--readme", type=Path, default=README, help="file to read")
+    parser.add_argument(
+        "--max_steps", type=int, required=True, help="generator updates of the training run"
+    )
+    parser.add_argument(
+        "--readme", type=Path, default=README, help="file to read (default: README.md)"
+    )
     args = parser.parse_args(argv)
     try:
         lines = commands(args.readme.read_text(encoding="utf-8"), args.max_steps)

@@ -1,12 +1,12 @@
-"""Train, measure, and record one run. Every row of the results table comes from this tool.
+"""Train and evaluate one run, and record the results for the table in docs/reference.md.
 
     python tools/record_results.py dcgan.py --dataset fashion_mnist --epochs 5 --seed 1
     python tools/record_results.py --table          # the table in docs/reference.md
     python tools/record_results.py --curve runs/RUN --patch r1   # add a finished run
 
-The tool runs the script as given, measures its best checkpoint by fid.py with all metrics, and
-appends one line to docs/results.jsonl. Minutes are of processor time, the sum over all threads,
-evaluation included. With one thread (OMP_NUM_THREADS=1), other programs do not change them much.
+The tool runs the given script, evaluates the best checkpoint with fid.py --prdc, and appends one
+line to docs/results.jsonl. The minutes are processor time, summed over all threads, and include
+evaluation. With one thread (OMP_NUM_THREADS=1), other programs hardly change the minutes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ precision | recall | density | coverage |
 
 
 def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> dict[str, Any]:
-    """Train with a script's command line `argv` in the folder `out`; return the line to record."""
+    """Train in the folder `out` with the command line `argv`; return the record of the run."""
     import resource  # not on Windows
 
     command = [sys.executable, *argv, "--out_dir", str(out), "--name", "run"]
@@ -49,11 +49,14 @@ def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> d
     data = args["dataset"]
     real, options = f"{data}:test", ["--data_dir", args["data_dir"]]
     if data == "folder":
-        real, options = f"{args['data_dir']}/test", ["--dataset", "cifar10"]  # its classifier
+        real, options = (
+            f"{args['data_dir']}/test",
+            ["--dataset", "cifar10"],
+        )  # CIFAR-10's classifier
     measure = [sys.executable, "fid.py", real, str(run), *options, "--prdc", "--json"]
     answer = subprocess.run(measure, cwd=ROOT, check=True, capture_output=True, text=True)
     seconds = usage.ru_utime + usage.ru_stime
-    updates = args.get("n_critic", args.get("d_steps", 1))  # of D, per update of G
+    updates = args.get("n_critic", args.get("d_steps", 1))  # updates of D per update of G
     images = sum(int(row["steps"]) for row in epochs) * args["batch_size"] * updates
     return {
         "command": shlex.join(["python", *argv]),
@@ -99,26 +102,28 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 
 def curve(run: Path, patch: str) -> dict[str, Any]:
-    """Return hyperparameters of a run and its FCD per epoch; `patch` names a change of the code."""
+    """Return hyperparameters and FCD per epoch of a run; `patch` names a change of the code."""
     sys.path.insert(0, str(ROOT))
     from training.flags import NO_HYPERPARAMETERS
 
     config = json.loads((run / "config.json").read_text())
     with (run / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("fcd")]
-    passing = NO_HYPERPARAMETERS | {"epochs", "features", "eval_samples"}
+    left_out = NO_HYPERPARAMETERS | {"epochs", "features", "eval_samples"}
     return {
         "script": config["script"],
         "patch": patch,
-        "args": {name: v for name, v in config["args"].items() if name not in passing},
-        "epochs": config["args"]["epochs"],  # planned, for the learning-rate decay
+        "args": {name: v for name, v in config["args"].items() if name not in left_out},
+        "epochs": config["args"][
+            "epochs"
+        ],  # planned epochs, which determine the learning-rate decay
         "fcd": [round(float(row["fcd"]), 3) for row in rows],
         "commit": config["commit"],
     }
 
 
 def recorded(file: Path = RESULTS) -> list[dict[str, Any]]:
-    """Return the lines of a file of recorded runs."""
+    """Return the records of runs in a file with one JSON object per line."""
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
@@ -126,15 +131,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", action="store_true", help="print the table, train nothing")
-    parser.add_argument("--curve", type=Path, help="a run folder to record, training nothing")
-    parser.add_argument("--patch", default="", help="a change of the code, in words")
-    parser.add_argument("--label", help="the name of the data in the table")
-    parser.add_argument("--machine", default="", help="the processor, as the table names it")
+    parser.add_argument("--table", action="store_true", help="print the table and train nothing")
     parser.add_argument(
-        "--keep", type=Path, default=Path("runs/recorded"), help="where run folders go"
+        "--curve",
+        type=Path,
+        help="run folder whose FCD per epoch is added to docs/curves.jsonl; train nothing",
     )
-    parser.add_argument("argv", nargs=argparse.REMAINDER, help="a script and its flags")
+    parser.add_argument(
+        "--patch", default="", help="name of a change of the code, for --curve (default: none)"
+    )
+    parser.add_argument("--label", help="name of the data in the table (default: the data set)")
+    parser.add_argument(
+        "--machine", default="", help="name of the processor, for the record (default: none)"
+    )
+    parser.add_argument(
+        "--keep", type=Path, default=Path("runs/recorded"), help="folder for run folders"
+    )
+    parser.add_argument(
+        "argv", nargs=argparse.REMAINDER, help="training script and flags of the script"
+    )
     args = parser.parse_args()
     if args.table:
         print(table(recorded()))

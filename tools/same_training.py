@@ -5,8 +5,8 @@
     python tools/same_training.py OLD_COMMIT --only "dcgan.py --norm batch"
 
 Each row of CONFIGURATIONS is a command line. Both versions run it at the same time, with the same
-seed and the same random images. Then the tool compares all tensors in the two last.pt files, in
-their order, because a commit may rename them. The networks, the EMA and the optimiser moments must
+seed and the same random images. Then the tool compares all tensors of the two last.pt files by
+position, because a commit may rename tensors. The networks, the EMA and the optimiser moments must
 be bit-identical. All rows together take about four minutes on two cores.
 
 The exit code is 0 if all rows agree, 1 if a row differs or fails, and 2 for bad input. The tool
@@ -34,7 +34,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
 # 108 images make 10 batches, so that 6 epochs are 60 generator updates. Several discriminator
-# updates per generator update need more epochs. A row's own flags override those in COMMON.
+# updates per generator update need more epochs. The flags of a row override COMMON.
 COMMON = """--dataset folder --data_dir grey --image_size 28 --features none --seed 1 --epochs 6
     --batch_size 10 --z_dim 8 --ngf 4 --ndf 4 --device cpu --precision fp32
     --out_dir runs --name run"""
@@ -81,7 +81,13 @@ def checked_out(commit: str, folder: Path) -> Iterator[Path]:
             refuse(f"cannot check out {commit!r} of {ROOT}: {done.stderr.splitlines()[-1]}")
         yield folder
     finally:
-        remove = [*worktree, "remove", "--force", "--force", str(folder)]  # even if half made
+        remove = [
+            *worktree,
+            "remove",
+            "--force",
+            "--force",
+            str(folder),
+        ]  # also if the worktree is incomplete
         subprocess.run(remove, capture_output=True)
 
 
@@ -96,7 +102,7 @@ def make_images(folder: Path, shape: tuple[int, ...]) -> None:
 
 
 def train(root: Path, cwd: Path, row: str) -> str:
-    """Run a row's command with the code in `root`; return how it failed, "" if it did not."""
+    """Run the command of a row with the code in `root`; return the failure, "" if there is none."""
     script, *flags = row.split()
     command = [sys.executable, str(root / script), *COMMON.split(), *flags]
     env = os.environ | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(cwd / "cache")}
@@ -120,7 +126,7 @@ def difference(old_file: Path, new_file: Path) -> str:
 
 
 def tensors(content: Any) -> list[Tensor]:
-    """Return the tensors in a checkpoint, at any depth, in their order.
+    """Return the tensors in a checkpoint, at any depth, in the order of the file.
 
     Random states (bytes) and the empty window of losses are left out, because neither is a weight.
     """
@@ -133,9 +139,11 @@ def tensors(content: Any) -> list[Tensor]:
 def main(argv: Sequence[str] | None = None) -> int:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
-    parser.add_argument("old_commit", help="the version to compare with")
-    parser.add_argument("new_commit", nargs="?", help="default: the working tree as it is")
-    parser.add_argument("--only", default="", metavar="ROW", help="run only rows that begin so")
+    parser.add_argument("old_commit", help="commit to compare with")
+    parser.add_argument("new_commit", nargs="?", help="commit to check (default: the working tree)")
+    parser.add_argument(
+        "--only", default="", metavar="ROW", help="run only rows that begin with ROW"
+    )
     args = parser.parse_args(argv)
     rows = [row.strip() for row in CONFIGURATIONS.strip().splitlines()]
     rows = [row for row in rows if row.startswith(args.only)]
@@ -168,7 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # remove the worktree then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM also removes the worktree
     try:
         raise SystemExit(main())
     except KeyboardInterrupt:

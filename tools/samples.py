@@ -1,4 +1,4 @@
-"""Provide what several tools need: small inputs, flags of a tiny run, a process to run it in."""
+"""Provide small inputs, flags of a tiny run, and a process for a run, for several tools."""
 
 from support.command import exit_on_input_error
 
@@ -33,7 +33,7 @@ EVALUATED = ["--features", "classifier", "--eval_samples", "30"]
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """Yield a temporary folder for everything. Torch uses one thread, classifiers train shortly."""
+    """Yield a temporary folder. PyTorch uses one thread, and classifiers train for few steps."""
     torch.set_num_threads(1)
     training.classifier.LEAST_STEPS = 10
     with tempfile.TemporaryDirectory() as folder:
@@ -46,7 +46,7 @@ def start(main: Callable[[Sequence[str]], object], argv: Sequence[str], log: Pat
     child = os.fork()
     if child:
         return child
-    # All forks share tqdm's own lock. A fork that is killed while it holds the lock stops the rest.
+    # All forks share the lock of tqdm. If a fork is killed while it holds the lock, others wait.
     tqdm.set_lock(threading.RLock())
     code = 1
     file = log.open("a", buffering=1, errors="backslashreplace")

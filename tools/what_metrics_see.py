@@ -1,8 +1,9 @@
-"""Make faulty copies of real Fashion-MNIST images, and print what each metric says about them.
+"""Make faulty copies of real Fashion-MNIST images, and print all metrics for each fault.
 
     python tools/what_metrics_see.py
 
-10,000 images with each fault are compared with the 10,000 test images, by the committed classifier.
+10,000 images with each fault are compared with the 10,000 test images. The features are those of
+the classifier in pretrained/.
 """
 
 import argparse
@@ -25,21 +26,21 @@ N = 10_000
 
 
 def faults(images: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return name -> (images, the labels asked for), N of each, made of N training images."""
+    """Return name -> (images, requested labels), N of each, made from N training images."""
     generator = torch.Generator().manual_seed(0)
     noise = 25 * torch.randn(images.shape, generator=generator)
     of_class = [(labels == label).nonzero().flatten() for label in range(10)]
 
     def repeated(index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images at `index`, repeated until there are N."""
-        over = index[torch.arange(N) % len(index)]
-        return images[over], labels[over]
+        cycled = index[torch.arange(N) % len(index)]
+        return images[cycled], labels[cycled]
 
     return {
         "none: training images": (images, labels),
-        "memorising: 1,000 of them": repeated(torch.arange(1000)),
-        "collapse: 10 images a class": repeated(torch.cat([index[:10] for index in of_class])),
-        "collapse: 1 image a class": repeated(torch.cat([index[:1] for index in of_class])),
+        "memorising: 1,000 training images": repeated(torch.arange(1000)),
+        "collapse: 10 images per class": repeated(torch.cat([index[:10] for index in of_class])),
+        "collapse: 1 image per class": repeated(torch.cat([index[:1] for index in of_class])),
         "half of the classes missing": repeated(torch.cat(of_class[:5])),
         "blur: Gaussian, 1 pixel": (transform.gaussian_blur(images, [7, 7], [1.0, 1.0]), labels),
         "noise: Gaussian, 25 of 255": ((images + noise).clamp(0, 255).to(torch.uint8), labels),
@@ -48,7 +49,7 @@ def faults(images: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def measured(images: Tensor, network: FeatureNetwork) -> tuple[Statistics, Tensor, Tensor]:
-    """Return the statistics, the features and the logits of images."""
+    """Return the feature statistics, the features (N, d) and the logits (N, K) of images."""
     features, logits = map(torch.cat, zip(*extract(images.split(500), network), strict=True))
     statistics = Statistics(network.dim)
     statistics.update(features)

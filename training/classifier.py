@@ -1,6 +1,6 @@
-"""A data set's own classifier for the metrics: how it is trained, and which one a run uses.
+"""Train a classifier of a data set, and choose the feature extractor of a run's metrics.
 
-python -m training.classifier --dataset fashion_mnist --epochs 25   # the one in pretrained/
+python -m training.classifier --dataset fashion_mnist --epochs 25   # writes into pretrained/
 """
 
 from support.command import InputError, exit_on_input_error, say
@@ -29,15 +29,16 @@ from support.features import (
 from support.files import save_tensors
 from support.images import IMAGE_SIZES
 
-LEAST_STEPS = 300  # of a folder's classifier
+LEAST_STEPS = 300  # training steps of a folder's classifier
 
 
 def feature_network(
     args: argparse.Namespace, dataset: Dataset, device: torch.device
 ) -> FeatureNetwork | None:
-    """Return the feature network that a run's flags ask for; None for --features none.
+    """Return the feature extractor that a run's flags select, or None for --features none.
 
-    A folder's classifier is trained if there is none yet. InputError where nothing fits.
+    A folder's classifier is trained on first use. Raise InputError if the feature extractor cannot
+    be loaded or the data set has no classes for a classifier.
     """
     if args.features == "none":
         return None
@@ -45,7 +46,7 @@ def feature_network(
     if args.features == "inception" or (args.features is None and not has_classes):
         network = load_inception(args.inception_path).to(device)
         if args.features is None:
-            print("no classes for a classifier: evaluation by FID's Inception, slow on a CPU")
+            print("without classes, the evaluation uses FID's Inception, which is slow on a CPU")
         return network
     return classifier_for(dataset, args.data_dir, device)
 
@@ -53,19 +54,19 @@ def feature_network(
 def classifier_for(
     dataset: Dataset, data_dir: str | Path, device: torch.device
 ) -> ClassifierFeatures:
-    """Return the classifier of `dataset`; a folder's is trained on first use.
+    """Return the classifier of `dataset`. A folder's classifier is trained on first use.
 
-    A folder's classifier is kept in the user's cache folder. InputError where the folder has no
+    A folder's classifier is kept in the user's cache folder. Raise InputError if the folder has no
     classes.
     """
     about = (dataset.name, dataset.train_images, dataset.train_labels, dataset.classes)
     network = find_classifier(*about)
     if network is not None:
         return network.to(device)
-    print(f"training a classifier of {data_dir} for the metrics, once")
-    # Ten epochs, or what a small folder needs to come to enough steps.
-    steps_an_epoch = max(1, len(dataset.train_images) // 128)
-    epochs = max(10, math.ceil(LEAST_STEPS / steps_an_epoch))
+    print(f"training a classifier of {data_dir} once, for the metrics")
+    # Small folders need more than ten epochs, because an epoch has few steps.
+    steps_per_epoch = max(1, len(dataset.train_images) // 128)
+    epochs = max(10, math.ceil(LEAST_STEPS / steps_per_epoch))
     checkpoint = pack_classifier(dataset, "folder", train_classifier(dataset, epochs, 0, device))
     try:
         save_tensors(checkpoint, classifier_path(*about))
@@ -75,11 +76,15 @@ def classifier_for(
 
 
 def train_classifier(dataset: Dataset, epochs: int, seed: int, device: torch.device) -> Classifier:
-    """SGD with one cycle of the learning rate, images shifted by up to 2 pixels (and mirrored)."""
+    """Train a classifier by SGD with Nesterov momentum and a one-cycle learning rate.
+
+    All images of a batch are shifted cyclically by the same random offset of up to 2 pixels. Each
+    image is also mirrored with probability 1/2, except for MNIST.
+    """
     torch.manual_seed(seed)
     network = Classifier(dataset.channels, len(dataset.classes))
     network.to(device).to(memory_format=torch.channels_last)
-    mirror = dataset.name != "mnist"  # a mirrored digit is none
+    mirror = dataset.name != "mnist"  # because most mirrored digits are not digits
     size = min(128, len(dataset.train_images))
     batches = Batches(dataset.train_images, dataset.train_labels, size, seed, device, mirror)
     optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=5e-4, nesterov=True)
@@ -102,7 +107,10 @@ def train_classifier(dataset: Dataset, epochs: int, seed: int, device: torch.dev
 
 
 def pack_classifier(dataset: Dataset, label: str, network: Classifier) -> dict[str, Any]:
-    """Return what load_classifier reads: float16 weights, names, and the accuracy they have so."""
+    """Return the checkpoint that load_classifier reads, with weights rounded to float16.
+
+    The accuracy on the test images is measured with the rounded weights.
+    """
     checkpoint = {
         "label": label,
         "classes": list(dataset.classes),
@@ -135,19 +143,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--dataset", required=True, choices=DATASETS)
-    add("--data_dir", default="data")
-    add("--image_size", type=int, choices=IMAGE_SIZES, help="of a folder")
-    add("--label", help="what the classifier is called (default: the data set's name)")
-    add("--save_path", help="default: pretrained/classifier-DATASET.pt; of a folder, say where")
-    add("--epochs", type=int, default=15)
-    add("--seed", type=int, default=0)
-    add("--device", default="auto")
+    add("--dataset", required=True, choices=DATASETS, help="data set to classify")
+    data_dir = "folder of the data set; for --dataset folder, the folder of your images"
+    add("--data_dir", default="data", help=f"{data_dir} (default: data)")
+    size = "resize images to this many pixels per side (default: 28 or 32; 64 for a folder)"
+    add("--image_size", type=int, choices=IMAGE_SIZES, help=size)
+    add("--label", help="name of the classifier (default: name of the data set)")
+    save_path = "default: pretrained/classifier-DATASET.pt; required for --dataset folder"
+    add("--save_path", help=f"file for the classifier ({save_path})")
+    add("--epochs", type=int, default=15, help="passes over the training images (default: 15)")
+    add("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
     args = parser.parse_args(argv)
     if not (1 <= args.epochs <= 10_000 and 0 <= args.seed < 2**63):
-        raise InputError("--epochs: give 1 to 10,000; --seed: a number from 0 to 2^63 - 1")
+        raise InputError("--epochs must be 1 to 10,000, and --seed must be 0 to 2^63 - 1")
     if args.dataset == "folder" and args.save_path is None:
-        raise InputError("--dataset folder: say where its classifier goes, with --save_path")
+        raise InputError("--dataset folder needs --save_path, the file for the classifier")
     path = Path(args.save_path or PRETRAINED / f"classifier-{args.dataset}.pt")
     device = pick_device(args.device)
     dataset = load_dataset(args.dataset, args.data_dir, args.image_size)

@@ -1,8 +1,9 @@
-"""TensorBoard's file in a run's folder: numbers and pictures, step by step.
+"""Write TensorBoard's events file of a run: scalars, images and hyperparameters.
 
-torch's SummaryWriter leaves the writing to a thread of its own. Where the disk is full, that thread
-prints a traceback and dies, and training hears of it some calls later. Here the same records are
-written by whoever calls: an error is raised where it happens, and what was flushed is on the disk.
+SummaryWriter of torch writes in a separate thread. If the disk is full, this thread prints a
+traceback and ends, and training notices the error only several calls later. EventsFile writes in
+the calling thread instead. A failed call raises an error at once, and flushed records are in the
+file.
 """
 
 from support.command import InputError
@@ -21,12 +22,12 @@ from torch.utils.tensorboard.summary import image, scalar
 
 
 class EventsFile:
-    """A new events file in `folder`. InputError from all its methods where it cannot be written."""
+    """Write a new events file in `folder`. Failures raise InputError, except in close()."""
 
     def __init__(self, folder: Path, purge_step: int) -> None:
-        """`purge_step`: what older files hold from this step on is not shown any more.
+        """Open the file. TensorBoard hides records of older files from `purge_step` on.
 
-        A run that was killed may have logged steps that it repeats when resumed.
+        A resumed run repeats the steps that a killed process logged after its last checkpoint.
         """
         now = int(time.time())
         self.path = folder / f"events.out.tfevents.{now}.{socket.gethostname()}.{os.getpid()}"
@@ -35,16 +36,17 @@ class EventsFile:
         except OSError as error:
             raise self.refused(error) from None
         self.records = RecordWriter(self.file)
-        # As SummaryWriter begins its files: only in a file of this version may steps be purged.
+        # SummaryWriter also writes this version first. TensorBoard uses purge_step only in files of
+        # this version.
         self.write(Event(file_version="brain.Event:2"))
         self.write(Event(step=purge_step, session_log=SessionLog(status=SessionLog.START)))
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         self.add_summary(scalar(tag, value), step)
 
-    def add_image(self, tag: str, picture: np.ndarray, step: int) -> None:
-        """`picture`: uint8 (H, W, 3)."""
-        self.add_summary(image(tag, picture, dataformats="HWC"), step)
+    def add_image(self, tag: str, pixels: np.ndarray, step: int) -> None:
+        """Add an image, uint8 (H, W, 3)."""
+        self.add_summary(image(tag, pixels, dataformats="HWC"), step)
 
     def add_summary(self, summary: Any, step: int = 0) -> None:
         self.write(Event(summary=summary, step=step))
@@ -63,7 +65,7 @@ class EventsFile:
             raise self.refused(error) from None
 
     def close(self) -> None:
-        """Flush what is left, if that can be: an error already under way is not to be hidden."""
+        """Flush and close. Errors are ignored, because they would hide an earlier error."""
         with contextlib.suppress(OSError):
             self.file.close()
 

@@ -1,4 +1,4 @@
-"""What a run writes down: metrics.csv, timing.csv and TensorBoard's file."""
+"""Write the measurements of a run to metrics.csv, timing.csv and TensorBoard's file."""
 
 from support.command import InputError, say, shown
 
@@ -16,36 +16,37 @@ from torch.utils.tensorboard.summary import hparams
 from support.files import writing
 from training.events import EventsFile
 
-WON, WON_STEPS = 0.995, 500  # D has won: right about more than this share, for so long
-# TensorBoard's names for what a script logs; whatever is not listed keeps its own.
+# Warn if D classifies more than 99.5 % of real and of generated images correctly for 500 steps.
+D_WON_FRACTION, D_WON_STEPS = 0.995, 500
+# Name of a logged value -> tag in TensorBoard. A value without a tag here keeps the name.
 TAGS = {
     "d_loss": "loss/discriminator",
     "g_loss": "loss/generator",
     "d_real": "discriminator/D(x)",
-    "d_fake": "discriminator/D(G(z)) before its update",
-    "d_fake_after": "discriminator/D(G(z)) after its update",
-    "d_right_real": "discriminator/share of real it is right about",
-    "d_right_fake": "discriminator/share of generated it is right about",
+    "d_fake": "discriminator/D(G(z)) before D's update",
+    "d_fake_after": "discriminator/D(G(z)) after D's update",
+    "d_right_real": "discriminator/accuracy on real images",
+    "d_right_fake": "discriminator/accuracy on generated images",
     "wasserstein": "critic/Wasserstein estimate",
     "penalty": "critic/gradient penalty",
     "fcd": "metrics/FCD",
     "fid": "metrics/FID",
     "classifier_score": "metrics/classifier score",
     "is": "metrics/Inception Score",
-    "class_share": "metrics/share in the class asked for",
-    "d_accuracy_real": "held out/D's accuracy on real",
-    "d_accuracy_fake": "held out/D's accuracy on generated",
+    "class_share": "metrics/fraction in the requested class",
+    "d_accuracy_real": "held out/D's accuracy on real images",
+    "d_accuracy_fake": "held out/D's accuracy on generated images",
     "test_d_loss": "held out/discriminator loss",
     "test_g_loss": "held out/generator loss",
 }
 
 
 class Record:
-    """The measurements of a run, as rows of metrics.csv and in TensorBoard's file.
+    """Collect the measurements of a run, and write them to metrics.csv and TensorBoard's file.
 
-    `rows`: each is the mean of a window of steps. `window`: the values of the steps since the last
-    row, float32 (names,) each, on the device; they are read only when a row is made, so that no
-    step waits for the device.
+    `window` holds the values of the steps since the last row, one tensor (names,) float32 per step,
+    on the device. The values are read when a row is made, so that no step waits for the device.
+    `rows` holds the means over each window.
     """
 
     def __init__(self, folder: Path, script: str) -> None:
@@ -56,7 +57,7 @@ class Record:
         self.warned: set[str] = set()
 
     def open(self, step: int) -> None:
-        """Begin TensorBoard's file; what older files hold from the next step on is hidden."""
+        """Open TensorBoard's file, which hides records of later steps in older files."""
         self.events = EventsFile(self.folder, purge_step=step + 1)
 
     def end_window(self, step: int, epoch: float) -> None:
@@ -65,22 +66,25 @@ class Record:
         self.rows.append(row)
         self.window = []
         self.scalars({name: row[name] for name in self.names}, step)
-        recent = [row for row in self.rows if row["step"] > step - WON_STEPS]
-        sure = [min(row.get("d_right_real", 0), row.get("d_right_fake", 0)) > WON for row in recent]
-        if step >= WON_STEPS and all(sure):
+        recent = [row for row in self.rows if row["step"] > step - D_WON_STEPS]
+        accuracy = [min(row.get("d_right_real", 0), row.get("d_right_fake", 0)) for row in recent]
+        if step >= D_WON_STEPS and min(accuracy) > D_WON_FRACTION:
             self.warn(
-                f"D has won: for {WON_STEPS} steps it was right about more than {WON:.1%} of real "
-                "and of generated images, and G learns little from it; try a lower --lr_d, "
-                "--dropout or --label_noise in D, or fewer of its steps"
+                f"D has won: for {D_WON_STEPS} steps, D classified more than {D_WON_FRACTION:.1%} "
+                "of real and of generated images correctly, so G learns little; try a lower "
+                "--lr_d, --dropout or --label_noise, or fewer updates of D per update of G"
             )
 
     def window_row(self, step: int, epoch: float) -> dict[str, float]:
-        """Return the means over the window, as a row of metrics.csv."""
+        """Return the means over the window as a row of metrics.csv."""
         means = self.finite_window(step).double().mean(dim=0).tolist()
         return {"step": step, "epoch": epoch} | dict(zip(self.names, means, strict=True))
 
     def finite_window(self, step: int) -> Tensor:
-        """Return the window, float32 (steps, names), on the CPU. InputError if not all finite."""
+        """Return the window, float32 (steps, names), on the CPU.
+
+        Raise InputError if a value is not finite.
+        """
         values = torch.stack(self.window).cpu() if self.window else torch.zeros(0, len(self.names))
         wrong = (~values.isfinite()).nonzero()
         if len(wrong):
@@ -90,16 +94,16 @@ class Record:
         return values
 
     def diverged(self, what: str) -> None:
-        """Raise InputError that says what is not finite and how to start anew."""
-        kept = f"{self.folder / 'last.pt'} is whole, from before"
+        """Raise InputError with `what` is not finite and the command that starts again."""
+        kept = f"{self.folder / 'last.pt'} is intact, from an earlier step"
         again = f"{self.script}.py --config {shlex.quote(str(self.folder / 'config.json'))}"
         raise InputError(
-            f"{what}; {kept}; start anew with smaller steps or in float32: "
+            f"{what}; {kept}; start again with lower learning rates or in float32: "
             f"python {again} --lr_g ... --lr_d ... or --precision fp32"
         )
 
     def measured(self, metrics: dict[str, float], step: int) -> None:
-        """Add an evaluation to the last row."""
+        """Add the metrics of an evaluation to the last row."""
         self.rows[-1] |= metrics
         self.scalars(metrics, step)
 
@@ -107,28 +111,28 @@ class Record:
         for name, value in values.items():
             self.events.add_scalar(TAGS.get(name, name), value, step)
 
-    def image(self, tag: str, picture: Image.Image, step: int) -> None:
-        self.events.add_image(tag, np.asarray(picture), step)
+    def image(self, tag: str, grid: Image.Image, step: int) -> None:
+        self.events.add_image(tag, np.asarray(grid), step)
 
     def hyperparameters(self, values: dict[str, Any]) -> None:
-        """Tell TensorBoard the settings of the run, for its table of runs."""
+        """Write the run's hyperparameters for TensorBoard's HPARAMS table."""
         values = {name: v for name, v in values.items() if isinstance(v, str | int | float)}
         metrics = [tag for tag in TAGS.values() if tag.startswith("metrics/")]
         for summary in hparams(values, dict.fromkeys(metrics, 0.0)):
             self.events.add_summary(summary)
 
     def timing(self, epoch: int, steps: int, seconds: float, rate: float, step: int) -> None:
-        """Add a line to timing.csv; an epoch that a kill made the run repeat has two."""
+        """Add a line to timing.csv. An epoch that a resumed run repeats has two lines."""
         self.events.add_scalar("speed/images per second", rate, step)
         path = self.folder / "timing.csv"
         header = "epoch,steps,seconds,images_per_second\n"
         with writing(path) as temporary:
-            before = path.read_bytes() if path.exists() else header.encode()
+            content = path.read_bytes() if path.exists() else header.encode()
             line = f"{epoch},{steps},{seconds:.3f},{rate:.1f}\n"
-            temporary.write_bytes(before + line.encode())
+            temporary.write_bytes(content + line.encode())
 
     def save(self) -> None:
-        """Write metrics.csv and what TensorBoard's file still holds back."""
+        """Write metrics.csv."""
         columns = list(dict.fromkeys(name for row in self.rows for name in row))
         with writing(self.folder / "metrics.csv") as temporary, temporary.open("w") as file:
             table = csv.DictWriter(file, columns, lineterminator="\n")
@@ -136,7 +140,7 @@ class Record:
             table.writerows(self.rows)
 
     def summary(self) -> str:
-        """Return the last row, for people."""
+        """Return the losses and probabilities of the last row as text."""
         row = self.rows[-1] if self.rows else {}
         short = {"d_real": "D(x)", "d_fake": "D(G(z))"}
         return "  ".join(
@@ -153,10 +157,10 @@ class Record:
             say(f"warning: {what}")
 
 
-def rates_of_answers(real: Tensor, fake: Tensor, fake_after: Tensor) -> dict[str, Tensor]:
-    """Return D(x), D(G(z)) before and after D's update, and how often D is right before it.
+def discriminator_statistics(real: Tensor, fake: Tensor, fake_after: Tensor) -> dict[str, Tensor]:
+    """Return mean D(x), mean D(G(z)) before and after D's update, and D's accuracy before it.
 
-    real, fake, fake_after: logits (B,), positive where D calls an image real.
+    real, fake, fake_after: logits (B,). A positive logit means real.
     """
     return {
         "d_real": real.sigmoid().mean(),

@@ -1,7 +1,7 @@
-"""The checkpoints of a run: networks, optimisers, random state, and how far it has come."""
+"""Write and read checkpoints: networks, optimisers, random state and progress of a run."""
 
 from support.command import InputError
-from support.processes import from_first
+from support.processes import from_rank_zero
 
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from data import Dataset
-from support.checkpoints import check_progress, fitting, load_part, read_checkpoint
+from support.checkpoints import check_fits, check_progress, load_part, read_checkpoint
 from support.device import random_state, restore_random_state
 from support.files import save_tensors
 
 
 class Saving:
-    """Writes and reads the checkpoints of one run.
+    """Write and read the checkpoints of one run.
 
     `state`: every network and optimiser that training changes, by name.
     """
@@ -32,15 +32,17 @@ class Saving:
         device: torch.device,
     ) -> None:
         self.script, self.state, self.device = script, state, device
-        # What a checkpoint and the run that goes on with it must have in common.
+        # A run can resume a checkpoint only if these values are equal in both.
         self.in_common = {
             "classes": list(dataset.classes),
             "generator_args": generator_args,
             "steps_per_epoch": steps_per_epoch,
             "images": fingerprint(dataset.train_images),
         }
-        if from_first(lambda: self.in_common) != self.in_common:
-            raise InputError("this machine has other training images: copy those of the first one")
+        if from_rank_zero(lambda: self.in_common) != self.in_common:
+            raise InputError(
+                "this machine has other training images: copy the images of the first machine"
+            )
         self.about = {
             "script": script,
             "command": command,
@@ -61,15 +63,17 @@ class Saving:
             save_tensors(content, file)
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Take the state back from `path`; return its progress. InputError if it does not fit."""
-        content = from_first(lambda: read_checkpoint(path))
+        """Load the state in `path`; return the content. Raise InputError if `path` does not fit."""
+        content = from_rank_zero(lambda: read_checkpoint(path))
         if content["script"] != self.script:
-            raise InputError(f"{path} is of {content['script']}.py: resume it with that script")
-        with fitting(path, "this run"):
+            raise InputError(
+                f"{path} belongs to {content['script']}.py: resume the run with that script"
+            )
+        with check_fits(path, "this run"):
             for name, value in self.in_common.items():
                 if content.get(name) != value:
-                    was = f"{name} {content.get(name)} there, {value} here"
-                    raise InputError(f"{path} was trained on other data: {was}")
+                    found = f"{name} {content.get(name)} in the checkpoint, {value} in this run"
+                    raise InputError(f"{path} was trained on other data: {found}")
             check_progress(content)
             for name, part in self.state.items():
                 load_part(part, content[name], content["step"])
@@ -78,7 +82,7 @@ class Saving:
         return content
 
     def not_finite(self) -> str | None:
-        """Return the name of a network that holds a number which is not finite."""
+        """Return the name of a network with a number that is not finite, or None."""
         for name, part in self.state.items():
             if isinstance(part, nn.Module) and not all(
                 weights.isfinite().all() for weights in part.state_dict().values()
@@ -88,9 +92,9 @@ class Saving:
 
 
 def fingerprint(images: Tensor) -> list[int]:
-    """The number of images and the sum of a thousand, each times its place, in no time.
+    """Return the number of images, and a position-weighted sum over at most 1,999 of them.
 
-    It tells a data set from another, and from itself in another order: folders' classes swapped.
+    Other images give another sum. Another order, such as two swapped class folders, does as well.
     """
     few = images[:: max(1, len(images) // 1000)].flatten(1).sum(dim=1, dtype=torch.int64)
     return [len(images), int((few * torch.arange(1, len(few) + 1)).sum())]

@@ -1,4 +1,4 @@
-"""The start of a run: its folder, its config.json, and what it prints."""
+"""Start a run: make the folder, write config.json, and print a summary."""
 
 from support.command import InputError
 from support.processes import processes
@@ -20,35 +20,35 @@ from torch import Tensor, nn
 from data import Dataset
 from support.files import UNFINISHED, locked, writing
 
-LISTED_CLASSES = 20  # that a run prints at its start
+LISTED_CLASSES = 20  # a summary prints at most this many class names
 
 
 def new_folder(script: str, args: argparse.Namespace) -> Path:
-    """Make a run's folder. One that is there already is never written into."""
+    """Make a new folder for a run. Raise InputError if the folder exists already."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     name = args.name or f"{script}-{args.dataset}-{now}"
-    # Runs that start in one second get a number, unless they were given one name.
+    # Without --name, runs that start in the same second get different numbers.
     more = () if args.name else (f"{name}-{number}" for number in range(2, 1000))
     out, folder = Path(args.out_dir), Path(args.out_dir, name)
     try:
         out.mkdir(parents=True, exist_ok=True)
         for free in (name, *more):
             with suppress(FileExistsError):
-                (out / free).mkdir()  # fails for the second of two runs that start at once
+                (out / free).mkdir()  # fails if another run has just made the folder
                 return out / free
     except OSError as error:
-        raise InputError(f"{folder} cannot be made ({error.strerror})") from None
+        raise InputError(f"{folder} cannot be created ({error.strerror})") from None
     hint = "choose another --name"
     if (folder / "config.json").is_file():
-        locked(folder).close()  # InputError if another process trains in it
-        hint = f"go on with it (--resume {folder}) or {hint}"
-    raise InputError(f"{folder} is there already: {hint}")
+        locked(folder).close()  # raises InputError if another process trains in the folder
+        hint = f"resume the run (--resume {folder}) or {hint}"
+    raise InputError(f"{folder} exists already: {hint}")
 
 
 def resume_command(script: str, folder: Path) -> str:
-    """Return the command that goes on with a run, with as many processes as now."""
+    """Return the command that resumes a run with the current number of processes."""
     env, machines = os.environ, "--standalone"
-    if env.get("GROUP_WORLD_SIZE", "1") != "1":  # on the other machines with another --node_rank
+    if env.get("GROUP_WORLD_SIZE", "1") != "1":  # each other machine needs its own --node_rank
         machines = f"--nnodes={env['GROUP_WORLD_SIZE']} --node_rank=0 "
         machines += f"--rdzv_endpoint={env['MASTER_ADDR']}:{env['MASTER_PORT']}"
     several = f"torchrun {machines} --nproc_per_node={env.get('LOCAL_WORLD_SIZE', processes())}"
@@ -57,14 +57,14 @@ def resume_command(script: str, folder: Path) -> str:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed had begun to write into its run."""
+    """Remove the unfinished files that a killed process left in the folder of a run."""
     for unfinished in folder.rglob(f".*{UNFINISHED}"):
         with suppress(OSError):
             unfinished.unlink()
 
 
 def write_config(folder: Path, script: str, args: argparse.Namespace, device: torch.device) -> None:
-    """Write config.json: the arguments, from which --config and --resume start, and versions."""
+    """Write config.json: the arguments for --config and --resume, the device and versions."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
     try:
@@ -96,16 +96,16 @@ def print_summary(
     z: Tensor,
     labels: Tensor | None,
 ) -> None:
-    """Print both networks, layer by layer, and the data."""
+    """Print the layers of both networks, and the sizes and classes of the data set."""
     label = () if labels is None else (labels[:1],)
     image = torch.zeros(1, *dataset.train_images.shape[1:], device=z.device)
-    print(describe(generator, z[:1], *label))
-    print(describe(critic, image, *label))
+    print(layer_table(generator, z[:1], *label))
+    print(layer_table(critic, image, *label))
     print(
         f"{dataset.name}: {len(dataset.train_images):,} training and "
         f"{len(dataset.test_images):,} test images of {dataset.channels} x {dataset.image_size} x "
         f"{dataset.image_size}, {len(dataset.classes) or 'no'} classes; "
-        f"{steps_per_epoch:,} steps an epoch"
+        f"{steps_per_epoch:,} steps per epoch"
     )
     if dataset.classes:
         counts = dataset.train_labels.bincount(minlength=len(dataset.classes)).tolist()
@@ -115,16 +115,16 @@ def print_summary(
 
 
 def print_where(folder: Path, device: torch.device, step: int, total_steps: int) -> None:
-    """Print where the run computes and writes, and how to watch it."""
-    stands = f"going on at step {step:,} of {total_steps:,}" if step else "new run"
+    """Print the device and the folder of the run, and the TensorBoard command."""
+    stands = f"resuming at step {step:,} of {total_steps:,}" if step else "new run"
     print(f"{stands} on {device}, in {folder}")
-    print(f"to watch it: tensorboard --logdir {shlex.quote(str(folder.parent))}", flush=True)
+    print(f"to watch the run: tensorboard --logdir {shlex.quote(str(folder.parent))}", flush=True)
     if device.type != "cpu":
-        print(f"on {device.type} a run does not repeat to the bit: only on a CPU")
+        print(f"a repeated run is bit-identical on a CPU, but not on {device.type}")
 
 
-def describe(network: nn.Module, *inputs: Tensor) -> str:
-    """A table of `network`'s layers for an example input: name, kind, output shape, parameters."""
+def layer_table(network: nn.Module, *inputs: Tensor) -> str:
+    """Return a table of the layers: name, kind, output shape for `inputs`, and parameters."""
     rows = []
     hooks = [
         module.register_forward_hook(
@@ -134,7 +134,7 @@ def describe(network: nn.Module, *inputs: Tensor) -> str:
             )
         )
         for name, module in network.named_modules()
-        if name and "parametrizations" not in name and own_layer(module)
+        if name and "parametrizations" not in name and is_layer(module)
     ]
     was_training = network.training
     network.eval()
@@ -147,8 +147,8 @@ def describe(network: nn.Module, *inputs: Tensor) -> str:
     return "\n".join([title, *rows])
 
 
-def own_layer(module: nn.Module) -> bool:
-    """Whether a module is a layer, and not a container of layers."""
+def is_layer(module: nn.Module) -> bool:
+    """Return whether a module is a layer, and not a container of layers."""
     return all(name == "parametrizations" for name, _ in module.named_children())
 
 
