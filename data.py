@@ -6,8 +6,8 @@
 
 A data set below 2 GiB stays on the training device as one tensor, so no worker process loads
 images during training. The files of mnist, fashion_mnist and cifar10 are looked up in --data_dir,
-and are downloaded if they are missing. Their checksums are verified. Debian's package of
-fashion_mnist is found, too. A folder of images is decoded once, into a cache file, which is then
+and are downloaded if they are missing. Their checksums are verified. The files of Debian's
+package are found as well. A folder of images is decoded once, into a cache file, which is then
 mapped into memory.
 """
 

@@ -1,7 +1,7 @@
 """DCGAN: a GAN of strided convolutions (Radford et al., 2016, arXiv:1511.06434), modernised.
 
 A generator G turns noise z into an image. Each strided transposed convolution doubles the side of
-the feature map, until it is an image. A discriminator D goes the other way with strided
+the feature map, and the last one outputs the image. A discriminator D halves the side with strided
 convolutions, and decides whether an image comes from the data.
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]
@@ -23,7 +23,7 @@ Run:     python dcgan.py --dataset fashion_mnist --epochs 12
 Result:  FCD 0.50 ± 0.01, best of 12 epochs (3 seeds, 10k vs test set), 10 min, one AMX CPU core
 """
 
-from support.processes import training_command  # first: Ctrl-C during imports ends in one line
+from support.processes import training_command  # first, so Ctrl-C during imports prints one line
 
 import argparse
 import copy
@@ -54,27 +54,27 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     norms = ("spectral", "batch", "instance", "layer", "none")
     norm = "normalisation of D (DCGAN: batch; spectral: Miyato et al. 2018)"
     model.add_argument("--norm", choices=norms, default="spectral", help=norm)
-    dropout = "fraction of the last features that dropout sets to 0 (Goodfellow et al. 2014)"
+    dropout = "fraction of D's last features that dropout sets to 0 (Goodfellow et al. 2014)"
     model.add_argument("--dropout", type=float, default=0.0, help=dropout)
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
     optim.add_argument("--batch_size", type=int, default=128, help="images per step (DCGAN: 128)")
-    optim.add_argument("--lr_g", type=float, default=8e-4, help="G's learning rate (paper: 2e-4)")
-    optim.add_argument("--lr_d", type=float, default=1.6e-3, help="D's learning rate (paper: 2e-4)")
+    optim.add_argument("--lr_g", type=float, default=8e-4, help="G's learning rate (DCGAN: 2e-4)")
+    optim.add_argument("--lr_d", type=float, default=1.6e-3, help="D's learning rate (DCGAN: 2e-4)")
     decay = "last fraction of the run, in which learning rates fall to 0 (DCGAN's MNIST code: 0.5)"
     optim.add_argument("--lr_decay", type=float, default=0.5, help=decay)
     optim.add_argument("--beta1", type=float, default=0.0, help="Adam beta1 (DCGAN Sec. 4: 0.5)")
     optim.add_argument("--beta2", type=float, default=0.9, help="Adam beta2 (usual: 0.999)")
     ema = "decay of the exponential moving average (EMA) of G's weights; 0: none (Yazici 2019)"
     optim.add_argument("--ema", type=float, default=0.99, help=ema)
-    matching = "replace G's loss: match the mean of D's features (Salimans et al. 2016 Sec. 3.1)"
+    matching = "train G to match D's mean features of real images (Salimans et al. 2016 Sec. 3.1)"
     optim.add_argument("--feature_matching", **SWITCH, help=matching)
-    labels = parser.add_argument_group("labels of the discriminator")
+    labels = parser.add_argument_group("targets of the discriminator (real or generated)")
     smoothing = "D's target for real images is 1 minus this (Salimans et al. 2016 Sec. 3.4)"
     labels.add_argument("--label_smoothing", type=float, default=0.1, help=smoothing)
-    noise = "fraction of D's labels that are swapped at random (ganhacks, tip 6)"
+    noise = "fraction of D's targets (real or generated) to swap at random (ganhacks, tip 6)"
     labels.add_argument("--label_noise", type=float, default=0.0, help=noise)
-    flip = "train D with real = 0 and generated = 1; this only changes the sign of D's logit"
+    flip = "replace each target t of D by 1 - t, which only changes the sign of D's logit"
     labels.add_argument("--flip_labels", **SWITCH, help=flip)
     return parse_run_args(parser, argv)
 
@@ -94,7 +94,7 @@ class Generator(nn.Module):
         self.project = nn.Linear(z_dim, widths[-1] * self.side**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
         for before, width in pairwise(reversed(widths)):
-            # Kernel 4 is a multiple of stride 2, which reduces checkerboards (Odena et al. 2016).
+            # Kernel 4 is a multiple of stride 2: fewer checkerboard artifacts (Odena et al. 2016).
             layers += [
                 nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(width),
@@ -126,7 +126,7 @@ class Discriminator(nn.Module):
             layers += [nn.LeakyReLU(0.2, inplace=True)]  # (B, 32, 14, 14), then (B, 64, 7, 7)
             kind = norm
         self.layers = nn.Sequential(*layers)
-        # Two kinds of features. `dense` keeps positions (layout), as the authors' MNIST code does.
+        # Two kinds of features. `dense` keeps positions (layout), as DCGAN's MNIST code does.
         # `local` sums the outputs of a convolution over all positions (texture).
         last = widths[-1]
         self.local = nn.Sequential(*conv_with_norm(nn.Conv2d(last, last, 3, padding=1), norm))
@@ -155,7 +155,7 @@ class Discriminator(nn.Module):
 def init_weights(network: nn.Module) -> None:
     """Draw weights from N(0, 0.02^2) (DCGAN Sec. 4); biases keep the initial values of torch."""
     for parameter in network.parameters():
-        if parameter.ndim > 1:  # not biases and batch norm
+        if parameter.ndim > 1:  # not biases and norm layers
             nn.init.normal_(parameter, 0.0, 0.02)
 
 
@@ -179,7 +179,7 @@ def discriminator_loss(
     noise: float = 0.0,
     flip: bool = False,
 ) -> Tensor:
-    """Return -E[log D(x)] - E[log(1 - D(G(z)))], or the cross-entropies with other targets.
+    """Return -E[log D(x)] - E[log(1 - D(G(z)))] by default. The options change the targets 1 and 0.
 
     The loss takes logits, because log D(x) would be infinite where sigmoid rounds to 0.
     """
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # because G changes fast at the start.
         update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
-        # Log both losses, and the means of D(x), and of D(G(z)) before and after D's update.
+        # Log both losses, the mean D(x), and the mean D(G(z)) before and after D's update.
         run.log(real_logits, fake_logits, fake_logits_after, d_loss=d_loss, g_loss=g_loss)
 
 

@@ -130,7 +130,7 @@ def kid(real: Tensor, fake: Tensor, subsets: int = 100, size: int = 1000, seed: 
 
 
 def neighbour_radii(x: Tensor, k: int) -> Tensor:
-    """Return 1 - 1e-9 times the distance of each point (N, d) to the k-th nearest other, (N,).
+    """Return the distance of each point (N, d) to its k-th neighbour, times 1 - 1e-9, as (N,).
 
     Kynkaanniemi et al. (2019) and their code use closed balls (<=). The balls here are open (<), as
     in the prdc project of Naeem et al. (2020). The factor keeps a copy of the k-th neighbour
@@ -147,7 +147,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     """Return precision and recall (Kynkaanniemi et al., 2019, arXiv:1904.06991), in [0, 1].
 
     Precision is the fraction of `fake` (M, d) inside at least one ball of `real` (N, d); recall is
-    the reverse. A ball has the radius of neighbour_radii(), so balls are open, unlike the paper's.
+    the reverse. A ball has the radius of neighbour_radii(). The balls in the paper are closed.
     """
     real, fake = real.double(), fake.double()
 
@@ -194,7 +194,7 @@ def save_statistics(gaussian: Gaussian, path: Path, features: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    # Imported here, because training imports only the formulas above.
+    # This import stands here, because training imports only the formulas above.
     from support.image_sets import SOURCES, features_of, metric_parser, network_for
 
     parser = metric_parser(__doc__)

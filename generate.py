@@ -159,7 +159,7 @@ def walk(generator: nn.Module, z: Tensor, labels: Tensor | None, seed: int) -> I
 def interpolation(
     generator: nn.Module, z: Tensor, labels: Tensor | None, columns: int, seed: int, moving: bool
 ) -> Iterator[Tensor]:
-    """Yield one grid in which each row goes from one z and class to another; if `moving`, frames.
+    """Yield one grid whose rows go from one z and class to another, or its frames if `moving`.
 
     z: (rows * columns, z_dim); labels: (rows * columns,). A row ends in the class of the next row.
     """

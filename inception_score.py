@@ -6,8 +6,8 @@
     IS = exp( E_x KL( p(y|x) || p(y) ) )
 
 The score is high if every image clearly belongs to one class and all classes are equally frequent.
-It lies between 1 and the number of classes. The score is not compared with real images, and one
-perfect image per class, repeated, reaches the maximum. With the classifier of a data set, the
+The score lies between 1 and the number of classes. It does not use real images, and one perfect
+image per class, repeated, reaches the maximum. With the classifier of a data set, the
 score is called classifier score here, not IS.
 """
 
@@ -50,7 +50,7 @@ def inception_score(logits: Tensor, splits: int = 10, seed: int = 0) -> tuple[fl
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    # Imported here, because training imports only the formula above.
+    # This import stands here, because training imports only the formula above.
     from support.image_sets import SOURCES, features_of, metric_parser, network_for
 
     parser = metric_parser(__doc__)

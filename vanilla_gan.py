@@ -6,15 +6,16 @@ calls real. At the optimum of V, D is 1/2 everywhere and G draws from the distri
 
     min_G max_D  V = E_x[log D(x)] + E_z[log(1 - D(G(z)))]                                 (Eq. 1)
 
-Both networks are multilayer perceptrons. An image enters as a vector, so the networks do not know
-which pixels are neighbours.
+Both networks are multilayer perceptrons. Both treat an image as a vector, so they do not know which
+pixels are neighbours.
 
-    what                   in the paper                        here
-    layers of G            ReLU and sigmoid                    leaky ReLU, tanh at the end
-    layers of D            maxout                              leaky ReLU
+    what                   in the paper (*: in its code)       here
+    layers of G            ReLU and sigmoid; 2 of 1,200*       leaky ReLU, tanh; 4 of 128 to 1,024
+    layers of D            maxout; 2 of 240*                   leaky ReLU; 512 and 256
+    dropout in D           0.5, and 0.2 at the input*          0.3 after each hidden layer
     optimiser              gradient descent with momentum      Adam
     loss of G              log(1 - D(G(z))) (Alg. 1)           -log D(G(z)) (Sec. 3)
-    update of G            new z                               z of the last update of D
+    update of G            new z (Alg. 1)                      z of the last update of D
     target of real images  1                                   0.9 (label smoothing)
     samples                from G                              from the EMA of G's weights
 
@@ -22,7 +23,7 @@ Run:     python vanilla_gan.py --dataset fashion_mnist --epochs 35
 Result:  FCD 2.52 ± 0.10 on Fashion-MNIST, best of 35 epochs (3 seeds), 14 min on one CPU core
 """
 
-from support.processes import training_command  # first: Ctrl-C during imports ends in one line
+from support.processes import training_command  # first, so Ctrl-C during imports prints one line
 
 import argparse
 import copy
@@ -61,12 +62,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--beta2", type=float, default=0.999, help="Adam beta2 (usual: 0.999)")
     ema = "decay of the exponential moving average (EMA) of G's weights; 0: none (Yazici 2019)"
     optim.add_argument("--ema", type=float, default=0.999, help=ema)
-    labels = parser.add_argument_group("labels of the discriminator")
+    labels = parser.add_argument_group("targets of the discriminator (real or generated)")
     smoothing = "D's target for real images is 1 minus this (Salimans et al. 2016 Sec. 3.4)"
     labels.add_argument("--label_smoothing", type=float, default=0.1, help=smoothing)
-    noise = "fraction of D's labels that are swapped at random (ganhacks, tip 6)"
+    noise = "fraction of D's targets (real or generated) to swap at random (ganhacks, tip 6)"
     labels.add_argument("--label_noise", type=float, default=0.0, help=noise)
-    flip = "train D with real = 0 and generated = 1; this only changes the sign of D's logit"
+    flip = "replace each target t of D by 1 - t, which only changes the sign of D's logit"
     labels.add_argument("--flip_labels", **SWITCH, help=flip)
     return parse_run_args(parser, argv)
 
@@ -128,7 +129,7 @@ def discriminator_loss(
     noise: float = 0.0,
     flip: bool = False,
 ) -> Tensor:
-    """Return -E[log D(x)] - E[log(1 - D(G(z)))], or the cross-entropies with other targets.
+    """Return -E[log D(x)] - E[log(1 - D(G(z)))] by default. The options change the targets 1 and 0.
 
     The loss takes logits, because log D(x) would be infinite where sigmoid rounds to 0.
     """
@@ -141,8 +142,8 @@ def discriminator_loss(
 def generator_loss(fake_logits: Tensor, flip: bool = False) -> Tensor:
     """Return -E[log D(G(z))], the non-saturating loss (Goodfellow et al. 2014, Sec. 3).
 
-    G has no label noise and no label smoothing, because both only regularise D. Eq. 1 would have G
-    minimise E[log(1 - D(G(z)))]. Early in training, D(G(z)) is near 0. The gradient of log(1 - D)
+    G has no label noise and no label smoothing, because both only regularise D. In Eq. 1, G
+    minimises E[log(1 - D(G(z)))]. Early in training, D(G(z)) is near 0. The gradient of log(1 - D)
     with respect to the logit is -D(G(z)), so G would learn almost nothing. The gradient of the loss
     here is D(G(z)) - 1, which is near -1. Both losses have the same fixed point.
     """
@@ -216,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # because G changes fast at the start.
         update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
-        # Log both losses, and the means of D(x), and of D(G(z)) before and after D's update.
+        # Log both losses, the mean D(x), and the mean D(G(z)) before and after D's update.
         run.log(real_logits, fake_logits, fake_logits_after, d_loss=d_loss, g_loss=g_loss)
 
 

@@ -1,8 +1,8 @@
 """WGAN-GP: a critic with a gradient norm near 1 (Gulrajani et al., 2017, arXiv:1704.00028).
 
-A critic f gives images a score. Among all f whose gradient norm is at most 1, the largest
-difference between the mean scores of data and samples is the Wasserstein-1 distance of the two
-distributions (Arjovsky et al., 2017, arXiv:1701.07875, Eq. 2). The distance gives G a useful
+A critic f gives images a score. Take the mean score of the data minus the mean score of samples.
+The largest value, over all f whose gradient norm is at most 1, is the Wasserstein-1 distance of the
+two distributions (Arjovsky et al., 2017, arXiv:1701.07875, Eq. 2). The distance gives G a useful
 gradient even if no sample looks like the data. The distance falls as the samples improve. The
 optimal f has gradient norm 1 between the two distributions (Sec. 2.3). A penalty therefore keeps
 the norm near 1, at random points x^ between real and generated images:
@@ -15,21 +15,21 @@ the norm near 1, at random points x^ between real and generated images:
     learning rate         0.0001                          0.0016
     beta1 of Adam         0; 0.5*                         0
     z                     128 numbers*                    100 numbers
-    networks              several                         G of dcgan.py, D without `local`
+    networks              several                         those of dcgan.py, without `local` in D
     norm of the critic    none*, or layer (Sec. 4)        layer
     first weights         He or Glorot*                   std 0.02 (DCGAN)
     samples               from G                          from the EMA of G's weights
 
-With n_critic 1, the samples are better after the same time, but the score difference no longer
+After the same time, n_critic 1 gives better samples than 5, but the score difference no longer
 estimates the distance. The critic has no batch norm, because the penalty needs the gradient of each
-score with respect to its own image (Sec. 4). --weight_clip C clips the critic's weights to [-C, C],
-without a penalty and with RMSprop. configs/wgan_clip.json has the settings of Arjovsky et al.
+score with respect to its own image (Sec. 4). With --weight_clip C, a clip of the critic's weights
+to [-C, C] replaces the penalty, and RMSprop replaces Adam, as in configs/wgan_clip.json (WGAN).
 
 Run:     python wgan_gp.py --dataset fashion_mnist --epochs 8
 Result:  FCD 1.83 ± 0.16, best of 8 epochs (3 seeds, 10k vs test set), 8 min, one AMX CPU core
 """
 
-from support.processes import training_command  # first: Ctrl-C during imports ends in one line
+from support.processes import training_command  # first, so Ctrl-C during imports prints one line
 
 import argparse
 import copy
@@ -51,7 +51,7 @@ from training.run import Run
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argument_parser(__file__, __doc__)
     model = parser.add_argument_group("model")
-    model.add_argument("--z_dim", type=int, default=100, help="latent dimension (DCGAN: 100)")
+    model.add_argument("--z_dim", type=int, default=100, help="latent dimension (code: 128)")
     ngf = "channels of G's last hidden layer (DCGAN's code: 128, for MNIST 64)"
     model.add_argument("--ngf", type=int, default=64, help=ngf)
     ndf = "channels of the critic's first layer (DCGAN's code: 128, for MNIST 64)"
@@ -59,10 +59,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     norms = ("layer", "instance", "none", "batch")
     norm = "normalisation of the critic (Sec. 4: layer); batch only with --weight_clip"
     model.add_argument("--norm", choices=norms, default="layer", help=norm)
-    dropout = "fraction of the last features that dropout sets to 0 (Goodfellow et al. 2014)"
+    dropout = "fraction of the critic's features that dropout sets to 0 (Goodfellow et al. 2014)"
     model.add_argument("--dropout", type=float, default=0.0, help=dropout)
     model.add_argument(
-        "--conditional", **SWITCH, help="give the class to both networks, as cdcgan.py"
+        "--conditional", **SWITCH, help="give the class to both networks, as in cdcgan.py"
     )
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
@@ -71,9 +71,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--n_critic", type=int, default=1, help=n_critic)
     weight = "weight of the gradient penalty (lambda in Alg. 1: 10)"
     optim.add_argument("--lambda_gp", type=float, default=10.0, help=weight)
-    clip = "WGAN: clip the critic's weights to [-c, c], no penalty (Arjovsky et al.: 0.01)"
+    clip = "clip the critic's weights to [-C, C]; no penalty, RMSprop (Arjovsky et al. 2017: 0.01)"
     optim.add_argument("--weight_clip", type=float, metavar="C", help=clip)
-    optim.add_argument("--lr_g", type=float, default=1.6e-3, help="G's learning rate (paper: 1e-4)")
+    optim.add_argument(
+        "--lr_g", type=float, default=1.6e-3, help="G's learning rate (Alg. 1: 1e-4)"
+    )
     lr_d = "learning rate of the critic (Alg. 1: 1e-4; WGAN: 5e-5)"
     optim.add_argument("--lr_d", type=float, default=1.6e-3, help=lr_d)
     optim.add_argument("--beta1", type=float, default=0.0, help="Adam beta1 (Alg. 1: 0)")
@@ -107,7 +109,7 @@ class Generator(nn.Module):
         self.project = nn.Linear(input_dim, widths[-1] * self.side**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
         for before, width in pairwise(reversed(widths)):
-            # Kernel 4 is a multiple of stride 2, which reduces checkerboards (Odena et al. 2016).
+            # Kernel 4 is a multiple of stride 2: fewer checkerboard artifacts (Odena et al. 2016).
             layers += [
                 nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(width),
@@ -166,7 +168,7 @@ class Critic(nn.Module):
 def init_weights(network: nn.Module) -> None:
     """Draw weights from N(0, 0.02^2) (DCGAN Sec. 4); biases keep the initial values of torch."""
     for parameter in network.parameters():
-        if parameter.ndim > 1:  # not biases and batch norm
+        if parameter.ndim > 1:  # not biases and norm layers
             nn.init.normal_(parameter, 0.0, 0.02)
 
 
@@ -196,7 +198,7 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Ten
     scores = critic(x_hat, *labels)
     # The gradient of the sum with respect to x_hat[i] is the gradient of the i-th score alone.
     (gradient,) = torch.autograd.grad(scores.sum(), x_hat, create_graph=True)
-    # The derivative of sqrt is infinite at 0. The epsilon prevents NaN.
+    # The derivative of sqrt is infinite at 0. Adding 1e-16 prevents NaN.
     norm = (gradient.flatten(1).square().sum(dim=1) + 1e-16).sqrt()  # (B,)
     return (norm - 1).square().mean()
 

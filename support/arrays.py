@@ -102,8 +102,8 @@ def npz_meant(path: Path) -> str:
 def images_problem(dtype: np.dtype, shape: tuple[int, ...]) -> str:
     """Return why an array is no set of images, and what to do; "" if the array is one.
 
-    Of 4 axes, exactly one of the second and the last must have length 1 or 3, because otherwise the
-    channel axis is not certain.
+    If there are 4 axes, either the second or the last has length 1 or 3, but not both. Otherwise
+    the channel axis is not certain.
     """
     if dtype.kind not in "fiub":
         return "its entries are not numbers: resize all images to one size and save one array"

@@ -36,7 +36,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if os.path.isdir(path):
         found = [path / name for name in ("best.pt", "last.pt") if os.path.isfile(path / name)]
         if not found:
-            raise InputError(f"{path} holds neither best.pt nor last.pt: it is no run folder")
+            raise InputError(f"{path} has no best.pt and no last.pt: it is not a run folder")
         path = found[0]
     if not os.path.isfile(path):
         raise InputError(f"there is no checkpoint {path}: give a .pt file or a run folder")
@@ -77,7 +77,7 @@ def load_generator(
     """
     checkpoint = read_checkpoint(path)
     with check_fits(path, f"{checkpoint['script']}.py"):
-        # Imported here, because the scripts import training/run.py, which imports this file.
+        # Here, because the scripts import training/run.py, which imports this file.
         network = importlib.import_module(checkpoint["script"]).Generator
         args, classes = checkpoint["generator_args"], checkpoint["classes"]
         if args["channels"] not in (1, 3) or not all(

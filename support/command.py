@@ -54,7 +54,7 @@ def interrupted(which: int, frame: FrameType | None) -> None:
 
 def installation_fault(error: BaseException) -> str:
     """Return one line that says which installed versions do not work, and what to do."""
-    from importlib import metadata  # imported here, because the import is slow and rarely needed
+    from importlib import metadata  # here, because the import is slow and rarely needed
 
     versions = []
     for package in ("torch", "torchvision"):
@@ -203,7 +203,7 @@ class OrderlyEnd:
 
 def progress(*args: Any, **kwargs: Any) -> "tqdm":
     """Return a tqdm bar, which shows nothing unless standard error is a terminal."""
-    from tqdm import tqdm  # imported here, because `--help` does not need it
+    from tqdm import tqdm  # here, because `--help` does not need it
 
     return tqdm(*args, **kwargs, disable=None if sys.stderr else True)
 
@@ -214,7 +214,7 @@ def say(line: str) -> None:
     Standard error may be closed (a service) or broken (`2>&1 | tee log` after Ctrl-C has ended
     tee). Then only the line is lost, and the program goes on.
     """
-    from tqdm import tqdm  # imported here, because most commands print no such line
+    from tqdm import tqdm  # here, because most commands print no such line
 
     if sys.stderr:  # tqdm and print take None for standard output
         with suppress(OSError, ValueError):

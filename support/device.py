@@ -45,7 +45,7 @@ def autocast_for(device: torch.device, precision: str) -> Callable[[], torch.aut
         if device.type == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
-            # CPUs with AMX support AVX512-BF16 as well. (torch 2.11 has a public name for this.)
+            # CPUs with AMX support AVX512-BF16 as well.
             native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if native else "fp32"
     return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

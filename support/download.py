@@ -64,7 +64,7 @@ LARGEST_BATCH = 1 << 26  # bytes, twice the size of a CIFAR-10 batch file
 
 def published(name: str) -> Any:
     """Return torchvision's class of a data set, with the addresses, file names and checksums."""
-    from torchvision import datasets  # imported here, because the import takes longer than torch's
+    from torchvision import datasets  # here, because the import takes longer than torch's
 
     return getattr(datasets, TORCHVISION[name])
 
@@ -246,7 +246,7 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Unpickle numpy arrays and plain containers only. Other names are refused and never called."""
 
     allowed = {
-        "_reconstruct": np.empty(0).__reduce__()[0],  # found so, because numpy 2 moved the function
+        "_reconstruct": np.empty(0).__reduce__()[0],  # numpy 2 moved this function
         "ndarray": np.ndarray,
         "dtype": np.dtype,
     }

@@ -53,8 +53,8 @@ def last_block(block: Any, x: Tensor) -> list[Tensor]:
 def leave_padding_out(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     """Correct the averages over 3 x 3 pixels before a pooling branch's convolution, as a hook.
 
-    torchvision's averages count the padding zeros as pixels. Divided by the fraction of real pixels
-    in each window, they become the averages over the real pixels.
+    torchvision's averages count the padding zeros as pixels. The hook divides each average by the
+    fraction of real pixels in the window. The result is the average over the real pixels.
     """
     (means,) = inputs
     fraction = F.avg_pool2d(means.new_ones(1, 1, *means.shape[2:]), 3, stride=1, padding=1)
@@ -67,7 +67,7 @@ def build_inception() -> Any:
     The published weights are a port of TensorFlow's network of 2015-12-05. Average pooling in that
     network leaves the padding out, and the last block uses max pooling.
     """
-    from torchvision.models import Inception3  # imported here, because the import is slow
+    from torchvision.models import Inception3  # here, because the import is slow
 
     network: Any = Inception3(1008, aux_logits=False, init_weights=False)
     network.Mixed_7c._forward = MethodType(last_block, network.Mixed_7c)

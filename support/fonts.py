@@ -28,7 +28,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 @cache
 def _characters() -> frozenset[str]:
     """Return the characters for which the font has a glyph."""
-    from matplotlib.ft2font import FT2Font  # imported here, because most names are ASCII
+    from matplotlib.ft2font import FT2Font  # here, because most names are ASCII
 
     return frozenset(map(chr, FT2Font(str(font(11).path)).get_charmap()))
 
@@ -36,7 +36,7 @@ def _characters() -> frozenset[str]:
 def _fits(name: str) -> bool:
     """Return whether the font can write all characters of `name`, from left to right.
 
-    The basic layout can neither write from right to left, for Hebrew, nor join letters, for Arabic.
+    The basic layout cannot write from right to left (Hebrew), and cannot join letters (Arabic).
     """
     if name.isascii() and name.isprintable():
         return True

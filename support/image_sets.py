@@ -43,21 +43,35 @@ def metric_parser(description: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
     kinds = "default: classifier for a published data set or with --dataset, else inception"
-    named = "data set whose classifier extracts the features (default: as the sources say)"
-    precisions = "feature extractor's precision; auto: bf16 if the device has it (default fp32)"
-    folder = "folder of the data sets, and of the images of folder:test (default data)"
-    add("--features", choices=FEATURES, help=f"feature extractor ({kinds})")
-    add("--dataset", choices=DATASETS, help=named)
-    add("--inception_path", help="file with FID's Inception weights (default: downloaded once)")
-    add("--data_dir", default="data", help=folder)
-    add("--num_images", type=int, default=10_000, help="samples per checkpoint (default 10000)")
-    add("--seed", type=int, default=0, help="seed of the samples of a checkpoint (default 0)")
-    add("--batch_size", type=int, default=100, help="images per batch (default 100)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default auto)")
-    add("--precision", choices=("auto", "fp32", "bf16"), default="fp32", help=precisions)
-    add("--json", action="store_true", help="print one line of JSON")
+    named = "data set whose classifier extracts features (default: the one that a source names)"
+    precisions = "feature extractor's precision; auto: bf16 if it is native (default: fp32)"
+    folder = "folder of the data sets, and of the images of folder:test (default: data)"
+    parser.add_argument("--features", choices=FEATURES, help=f"feature extractor ({kinds})")
+    parser.add_argument("--dataset", choices=DATASETS, help=named)
+    parser.add_argument(
+        "--inception_path", help="file with FID's Inception weights (default: downloaded once)"
+    )
+    parser.add_argument("--data_dir", default="data", help=folder)
+    parser.add_argument(
+        "--num_images",
+        type=int,
+        default=10_000,
+        help="samples drawn per checkpoint (default: 10000)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the samples of a checkpoint (default: 0)"
+    )
+    parser.add_argument(
+        "--batch_size", type=int, default=100, help="images per batch (default: 100)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
+    )
+    parser.add_argument(
+        "--precision", choices=("auto", "fp32", "bf16"), default="fp32", help=precisions
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as one line of JSON")
     # No flags: load_named() needs both for a folder, and infer_dataset() may set them.
     parser.set_defaults(image_size=None, classes=None)
     return parser

@@ -142,18 +142,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--dataset", required=True, choices=DATASETS, help="data set to classify")
+    parser.add_argument("--dataset", required=True, choices=DATASETS, help="data set to classify")
     data_dir = "folder of the data set; for --dataset folder, the folder of your images"
-    add("--data_dir", default="data", help=f"{data_dir} (default: data)")
+    parser.add_argument("--data_dir", default="data", help=f"{data_dir} (default: data)")
     size = "resize images to this many pixels per side (default: 28 or 32; 64 for a folder)"
-    add("--image_size", type=int, choices=IMAGE_SIZES, help=size)
-    add("--label", help="name of the classifier (default: name of the data set)")
+    parser.add_argument("--image_size", type=int, choices=IMAGE_SIZES, help=size)
+    parser.add_argument("--label", help="name of the classifier (default: name of the data set)")
     save_path = "default: pretrained/classifier-DATASET.pt; required for --dataset folder"
-    add("--save_path", help=f"file for the classifier ({save_path})")
-    add("--epochs", type=int, default=15, help="passes over the training images (default: 15)")
-    add("--seed", type=int, default=0, help="seed of all random numbers (default: 0)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    parser.add_argument("--save_path", help=f"file for the classifier ({save_path})")
+    parser.add_argument(
+        "--epochs", type=int, default=15, help="passes over the training images (default: 15)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of all random numbers (default: 0)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
+    )
     args = parser.parse_args(argv)
     if not (1 <= args.epochs <= 10_000 and 0 <= args.seed < 2**63):
         raise InputError("--epochs must be 1 to 10,000, and --seed must be 0 to 2^63 - 1")

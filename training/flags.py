@@ -85,7 +85,7 @@ def parse_run_args(
     data.add_argument(
         "--dataset", choices=DATASETS, default="fashion_mnist", help="data set to learn"
     )
-    data_dir = "folder of the data set; for --dataset folder, the folder of your images"
+    data_dir = "folder of the data set, or of your images with --dataset folder"
     data.add_argument("--data_dir", default="data", help=data_dir)
     size = "resize images to this many pixels per side (default: 28 or 32; 64 for a folder)"
     data.add_argument("--image_size", type=int, choices=IMAGE_SIZES, help=size)
@@ -97,7 +97,7 @@ def parse_run_args(
     run.add_argument("--name", help="name of the run folder (default: script, data set and time)")
     resume = "continue the stopped run in this folder, with the flags that it was started with"
     run.add_argument("--resume", metavar="RUN_DIR", help=resume)
-    config = "take the default of every flag from a file: config.json of a run, or configs/*.json"
+    config = "read defaults of flags from config.json of a run or configs/*.json; other flags win"
     run.add_argument("--config", metavar="FILE", help=config)
     run.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
@@ -111,8 +111,10 @@ def parse_run_args(
         "give 100 to 150 files)"
     )
     run.add_argument("--sample_every", type=int, metavar="N", help=sample_every)
-    run.add_argument("--eval_every", type=int, default=1, help="epochs between evaluations")
-    eval_samples = "samples that each evaluation compares with the test images"
+    run.add_argument(
+        "--eval_every", type=int, default=1, metavar="N", help="evaluate every N epochs"
+    )
+    eval_samples = "samples per evaluation, which compares them with the test images"
     run.add_argument("--eval_samples", type=int, default=10_000, help=eval_samples)
     features = (
         "feature extractor of the evaluation (default: classifier; inception if there are no "
