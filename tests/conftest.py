@@ -5,6 +5,7 @@ from support.command import installation_fault
 import http.server
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -47,6 +48,13 @@ TINY = ["--z_dim", "8", "--ngf", "4", "--ndf", "4", "--batch_size", "10", "--fea
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Give the commands a cache folder that is removed after the tests."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Let the tests send Ctrl-C, even if nohup or a background job started them without it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
