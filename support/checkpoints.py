@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from support.download import CLASSES
 from support.files import is_name, load_tensors, save_tensors
@@ -68,6 +69,15 @@ def check_fits(path: str | Path, what: str) -> Iterator[None]:
         raise InputError(f"{path} does not fit {what}: {reason}") from None
 
 
+class _NoInitialisation(TorchFunctionMode):
+    """Skip the functions of torch.nn.init. On the meta device, they would import torch._dynamo."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 def load_generator(
     path: str | Path, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -85,7 +95,7 @@ def load_generator(
         ):
             raise ValueError(f"no generator has these arguments: {args}")
         # A small file may claim a huge network. Check the shapes first, without memory for weights.
-        with torch.device("meta"):
+        with torch.device("meta"), _NoInitialisation():
             # A copy by dict(), because otherwise the state's metadata would keep `assign`, and the
             # next load_state_dict() would assign as well.
             network(**args).load_state_dict(dict(checkpoint["ema"]), assign=True)

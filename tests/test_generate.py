@@ -3,6 +3,8 @@
 from support.command import InputError
 
 import re
+import subprocess
+import sys
 import unicodedata
 import zipfile
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from data import load_dataset
 from support.checkpoints import load_generator, read_checkpoint
 from support.drawing import GIF_SIDE, check_layout, draw_grid, lay_out, row_font, save_gif
 from support.sampling import noise, sample, sample_between, slerp
-from tests.conftest import CLASSES, folder_flags, refusal
+from tests.conftest import CLASSES, ROOT, folder_flags, refusal
 from training.classifier import classifier_for
 
 
@@ -234,6 +236,17 @@ def test_an_exported_generator_has_the_scores_of_the_last_evaluation(
     small = read_checkpoint(tmp_path / "small.pt")
     assert small["scores"] == rows[1] and small["step"] == 150
     assert "does not name its training command" in capsys.readouterr().err
+
+
+def test_drawing_starts_without_torchs_compiler(tmp_path: Path) -> None:
+    """The import of torch._dynamo would take as long as half of `import torch`."""
+    code = (
+        "import sys, torch; before = set(sys.modules)\n"
+        "import generate; generate.main(['--save_path', sys.argv[1]])\n"
+        "sys.exit('torch._dynamo' in set(sys.modules) - before)"
+    )
+    python = [sys.executable, "-c", code, str(tmp_path / "grid.png")]
+    assert subprocess.run(python, cwd=ROOT, capture_output=True).returncode == 0
 
 
 def test_npz_of_samples(trained: Path, tmp_path: Path) -> None:

@@ -194,7 +194,10 @@ def test_stopped_and_killed_and_resumed(flags: list[str], tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_bad_input_is_one_line_of_all_processes(flags: list[str]) -> None:
-    for bad, expected in ((["--batch_size", "11"], "multiple of 2"), (["--lr_g", "7"], "7.0 is not in the range")):
+    for bad, expected in (
+        (["--batch_size", "11"], "multiple of 2"),
+        (["--lr_g", "7"], "7.0 is not in the range"),
+    ):
         command = torchrun(ROOT / "cdcgan.py", *flags, *bad)
         process = subprocess.run(command, capture_output=True, text=True, env=alone())
         lines = [line for line in process.stderr.splitlines() if "error: " in line]
