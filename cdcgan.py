@@ -9,8 +9,8 @@ Everything else is as in dcgan.py, including the departures from the DCGAN paper
 
     what                   in the paper                           here
     networks               multilayer perceptrons                 those of dcgan.py
-    y in G                 hidden layer beside that of z          learnt vector beside z
-    y in D                 hidden layer beside that of x          projection (Miyato & Koyama 2018)
+    y in G                 a hidden layer for y and one for z     learnt vector, concatenated with z
+    y in D                 a hidden layer for y and one for x     projection (Miyato & Koyama 2018)
 
 Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
 Result:  FCD 0.05 ± 0.01, best of 50 epochs (3 seeds, 10k vs test set), 40 min, one AMX CPU core
@@ -86,7 +86,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.side, widths = channel_widths(image_size, ngf)  # 7, [64, 128] for 28 x 28 pixels
-        # init_weights sets std 0.02. With the default N(0, 1), the samples of a class look alike.
+        # init_weights gives embed std 0.02. With torch's std 1, the samples of a class look alike.
         self.embed = nn.Embedding(num_classes, z_dim)
         self.project = nn.Linear(2 * z_dim, widths[-1] * self.side**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
@@ -119,7 +119,7 @@ class Discriminator(nn.Module):
         super().__init__()
         side, widths = channel_widths(image_size, ndf)  # 7, [32, 64] for 28 x 28 pixels
         layers: list[nn.Module] = []
-        # DCGAN Sec. 3: no norm in D's first layer. Spectral norm is applied to all layers.
+        # No norm in D's first layer (DCGAN Sec. 3), except spectral norm, which is on every layer.
         kind = "spectral" if norm == "spectral" else "none"
         for before, width in pairwise([channels, *widths]):
             layers += conv_with_norm(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
@@ -158,7 +158,7 @@ class Discriminator(nn.Module):
 def init_weights(network: nn.Module) -> None:
     """Draw weights from N(0, 0.02^2) (DCGAN Sec. 4); biases keep the initial values of torch."""
     for parameter in network.parameters():
-        if parameter.ndim > 1:  # not biases and norm layers
+        if parameter.ndim > 1:  # skip biases and the parameters of norm layers
             nn.init.normal_(parameter, 0.0, 0.02)
 
 

@@ -8,9 +8,9 @@ convolutions, and decides whether an image comes from the data.
 
     what                   in the paper (*: in its code)           here
     z                      100 numbers, uniform                    16 numbers from N(0, 1)
-    convolutions           5 x 5; for MNIST* G 128, 64, D 64, 128  4 x 4; G 128, 64, D 32, 64
+    convolutions           5 x 5; MNIST*: G 128->64, D 64->128     4 x 4; G 128->64, D 32->64
     dense hidden layers    for MNIST* 1,024 units in G and in D    256 units in D
-    other features of D    none                                    a 3 x 3 convolution, summed
+    other features of D    none                                    3 x 3 conv, summed over positions
     norm of D              batch                                   spectral (Miyato et al. 2018)
     Adam                   0.0002, betas 0.5, 0.999*               G 0.0008, D 0.0016, betas 0, 0.9
     learning-rate decay    none*; for MNIST* in the second half    in the second half
@@ -119,7 +119,7 @@ class Discriminator(nn.Module):
         super().__init__()
         side, widths = channel_widths(image_size, ndf)  # 7, [32, 64] for 28 x 28 pixels
         layers: list[nn.Module] = []
-        # DCGAN Sec. 3: no norm in D's first layer. Spectral norm is applied to all layers.
+        # No norm in D's first layer (DCGAN Sec. 3), except spectral norm, which is on every layer.
         kind = "spectral" if norm == "spectral" else "none"
         for before, width in pairwise([channels, *widths]):
             layers += conv_with_norm(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
@@ -155,7 +155,7 @@ class Discriminator(nn.Module):
 def init_weights(network: nn.Module) -> None:
     """Draw weights from N(0, 0.02^2) (DCGAN Sec. 4); biases keep the initial values of torch."""
     for parameter in network.parameters():
-        if parameter.ndim > 1:  # not biases and norm layers
+        if parameter.ndim > 1:  # skip biases and the parameters of norm layers
             nn.init.normal_(parameter, 0.0, 0.02)
 
 

@@ -10,8 +10,8 @@ Both networks are multilayer perceptrons. Both treat an image as a vector, so th
 pixels are neighbours.
 
     what                   in the paper (*: in its code)       here
-    layers of G            ReLU and sigmoid; 2 of 1,200*       leaky ReLU, tanh; 4 of 128 to 1,024
-    layers of D            maxout; 2 of 240*                   leaky ReLU; 512 and 256
+    layers of G            ReLU and sigmoid; 1,200 and 1,200*  leaky ReLU, tanh; 128 256 512 1,024
+    layers of D            maxout; 240 and 240*                leaky ReLU; 512 and 256
     dropout in D           0.5, and 0.2 at the input*          0.3 after each hidden layer
     optimiser              gradient descent with momentum      Adam
     loss of G              log(1 - D(G(z))) (Alg. 1)           -log D(G(z)) (Sec. 3)
@@ -53,8 +53,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--dropout", type=float, default=0.3, help=dropout)
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
-    optim.add_argument("--batch_size", type=int, default=64, help="images per step (m in Alg. 1)")
-    d_steps = "updates of D per update of G (k in Alg. 1: 1)"
+    optim.add_argument("--batch_size", type=int, default=64, help="images per update (m in Alg. 1)")
+    d_steps = "updates of D per update of G (k in Alg. 1; the paper uses 1)"
     optim.add_argument("--d_steps", type=int, default=1, help=d_steps)
     optim.add_argument("--lr_g", type=float, default=4e-4, help="learning rate of G")
     optim.add_argument("--lr_d", type=float, default=4e-4, help="learning rate of D")

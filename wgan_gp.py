@@ -1,11 +1,11 @@
 """WGAN-GP: a critic with a gradient norm near 1 (Gulrajani et al., 2017, arXiv:1704.00028).
 
-A critic f gives images a score. Take the mean score of the data minus the mean score of samples.
-The largest value, over all f whose gradient norm is at most 1, is the Wasserstein-1 distance of the
-two distributions (Arjovsky et al., 2017, arXiv:1701.07875, Eq. 2). The distance gives G a useful
-gradient even if no sample looks like the data. The distance falls as the samples improve. The
-optimal f has gradient norm 1 between the two distributions (Sec. 2.3). A penalty therefore keeps
-the norm near 1, at random points x^ between real and generated images:
+A critic f gives each image a score. The score difference is the mean score of the data minus the
+mean score of the samples. Over all f with gradient norm at most 1, the largest score difference is
+the Wasserstein-1 distance of data and samples (Arjovsky et al., 2017, arXiv:1701.07875, Eq. 2).
+This distance gives G a useful gradient even if no sample looks like the data. The optimal f has
+gradient norm 1 on lines between data and samples (Sec. 2.3). A penalty therefore keeps the norm
+near 1, at random points x^ between real and generated images:
 
     critic:     minimise  E_z[f(G(z))] - E_x[f(x)] + lambda E_x^[(|grad f(x^)| - 1)^2]     (Eq. 3)
     generator:  minimise  -E_z[f(G(z))]
@@ -16,14 +16,14 @@ the norm near 1, at random points x^ between real and generated images:
     beta1 of Adam         0; 0.5*                         0
     z                     128 numbers*                    100 numbers
     networks              several                         those of dcgan.py, without `local` in D
-    norm of the critic    none*, or layer (Sec. 4)        layer
+    critic normalisation  none*, or layer (Sec. 4)        layer
     first weights         He or Glorot*                   std 0.02 (DCGAN)
     samples               from G                          from the EMA of G's weights
 
 After the same time, n_critic 1 gives better samples than 5, but the score difference no longer
-estimates the distance. The critic has no batch norm, because the penalty needs the gradient of each
-score with respect to its own image (Sec. 4). With --weight_clip C, a clip of the critic's weights
-to [-C, C] replaces the penalty, and RMSprop replaces Adam, as in configs/wgan_clip.json (WGAN).
+estimates the distance. The penalty forbids batch norm in the critic, because batch norm makes each
+score depend on the other images (Sec. 4). With --weight_clip C, a clip of the critic's weights to
+[-C, C] replaces the penalty, and RMSprop replaces Adam, as in configs/wgan_clip.json (WGAN).
 
 Run:     python wgan_gp.py --dataset fashion_mnist --epochs 8
 Result:  FCD 1.83 ± 0.16, best of 8 epochs (3 seeds, 10k vs test set), 8 min, one AMX CPU core
@@ -51,7 +51,7 @@ from training.run import Run
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argument_parser(__file__, __doc__)
     model = parser.add_argument_group("model")
-    model.add_argument("--z_dim", type=int, default=100, help="latent dimension (code: 128)")
+    model.add_argument("--z_dim", type=int, default=100, help="length of z (authors' code: 128)")
     ngf = "channels of G's last hidden layer (DCGAN's code: 128, for MNIST 64)"
     model.add_argument("--ngf", type=int, default=64, help=ngf)
     ndf = "channels of the critic's first layer (DCGAN's code: 128, for MNIST 64)"
@@ -66,7 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
-    optim.add_argument("--batch_size", type=int, default=64, help="images per step (WGAN: 64)")
+    optim.add_argument("--batch_size", type=int, default=64, help="images per update (WGAN: 64)")
     n_critic = "updates of the critic per update of G (Alg. 1: 5)"
     optim.add_argument("--n_critic", type=int, default=1, help=n_critic)
     weight = "weight of the gradient penalty (lambda in Alg. 1: 10)"
@@ -168,7 +168,7 @@ class Critic(nn.Module):
 def init_weights(network: nn.Module) -> None:
     """Draw weights from N(0, 0.02^2) (DCGAN Sec. 4); biases keep the initial values of torch."""
     for parameter in network.parameters():
-        if parameter.ndim > 1:  # not biases and norm layers
+        if parameter.ndim > 1:  # skip biases and the parameters of norm layers
             nn.init.normal_(parameter, 0.0, 0.02)
 
 
@@ -190,8 +190,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Ten
     """Return E[(|grad f(x^)| - 1)^2] over the batch (Alg. 1, lines 4, 6, 7), a 0-d tensor.
 
     real, fake: (B, C, H, W). alpha (epsilon in Alg. 1) is drawn once per pair of images. The norm
-    is taken per score, over all pixels of the image, in float32. Under autocast, the layers compute
-    their first and second derivatives in bfloat16.
+    is taken per score, over all pixels, in float32. Under autocast, convolutions and dense layers
+    compute their first and second derivatives in bfloat16.
     """
     alpha = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
     x_hat = (alpha * real + (1 - alpha) * fake).detach().requires_grad_()
@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     steps = max(1, len(batches) // args.n_critic)  # updates of G per epoch
     state = dict(generator=generator, critic=critic, ema=ema, opt_g=opt_g, opt_d=opt_d)
     run = Run(Path(__file__).stem, args, dataset, steps, generator_args, **state)
-    run.evaluate_with(critic_loss, generator_loss, real_sign=0)  # 0: a score has no threshold
+    run.evaluate_with(critic_loss, generator_loss, real_sign=0)  # 0: a score gives no accuracy
     pairs = zip(ema.state_dict().values(), generator.state_dict().values(), strict=True)
     ema_pairs = [(average, value) for average, value in pairs if value.is_floating_point()]
     autocast = autocast_for(device, args.precision)
