@@ -234,7 +234,8 @@ def start_on(machines: list[Path], *argv: str) -> list[subprocess.Popen[str]]:
 
 def outputs(agents: list[subprocess.Popen[str]]) -> list[tuple[str, str, int]]:
     """Return standard output, standard error and exit code of each agent."""
-    texts = [agent.communicate(timeout=120) for agent in agents]
+    # An agent waits up to 300 s for the others. With a longer limit, the asserts show what failed.
+    texts = [agent.communicate(timeout=400) for agent in agents]
     return [(*text, agent.returncode) for text, agent in zip(texts, agents, strict=True)]
 
 
