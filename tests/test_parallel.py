@@ -47,6 +47,8 @@ from data import Batches, load_dataset
 from support.checkpoints import read_checkpoint
 from tests.conftest import RANDOM, ROOT, TINY, assert_same_run, make_pictures
 
+# One worker runs these tests one after the other: no two torchrun jobs at once on one loopback.
+pytestmark = pytest.mark.xdist_group("torchrun")
 SCRIPTS = {script.__name__: script for script in (vanilla_gan, dcgan, cdcgan, wgan_gp)}
 # Without dropout, which differs between processes.
 CASES = {
@@ -263,7 +265,7 @@ def test_two_machines_train_and_resume_as_one_process(
         assert epoch * 10 - 10 <= step < 120  # the picture comes before the checkpoint
         epoch = step // 10 + 1
     ended = outputs(start_on(machines, "--resume", "runs/run"))
-    assert [code for *_, code in ended] == [0, 0], ended
+    assert [code for *_, code in ended] == [0, 0], "\n".join(err for _, err, _ in ended)
     assert f"resuming at step {step}" in ended[0][0]
     assert sorted(path.name for path in machines[1].iterdir()) == ["cache", "data"]
 
@@ -292,7 +294,7 @@ def test_an_error_of_one_machine_is_one_line(machines: list[Path], flags: list[s
 
     assert "runs/no/config.json cannot be read" in error_of("--resume", "runs/no")
     ended = outputs(start_on(machines, *small, "--name", "run", "--max_steps", "2"))
-    assert [code for *_, code in ended] == [0, 0], ended
+    assert [code for *_, code in ended] == [0, 0], "\n".join(err for _, err, _ in ended)
     assert "each of 2 processes gets 5 images per step" in ended[0][1]
     assert "--seed 1: runs/run was started with 0" in error_of(
         "--resume", "runs/run", "--seed", "1"
