@@ -108,6 +108,25 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder. After the block, rename it to `path`, or remove it on error.
+
+    Raise InputError if `path` exists or cannot be written.
+    """
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+    try:
+        if os.path.lexists(path):
+            raise InputError(f"{path} exists: name a new folder")
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        unfinished.rename(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
 def assembling(path: Path) -> Iterator[io.BytesIO]:
     """Yield a buffer in memory. After the block the content is written to `path` by writing().
 

@@ -1,18 +1,23 @@
 """tools/: they run, and the one that proves that training did not change tells what did."""
 
+import io
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from data import load_dataset
 from tests.conftest import ROOT, refusal, tool
 
 # A script that trains nothing: it copies the checkpoint that was committed with it.
@@ -159,6 +164,91 @@ def test_a_commit_trains_as_itself() -> None:
     done = subprocess.run([*command, "--only", ROW], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 of 1 configurations differ" in done.stdout
+
+
+# ---- the tools that make folders of images ----
+
+
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (shade, 0, 0)).save(file, "png")
+    return file.getvalue()
+
+
+def package(path: Path, emoji: object, images: dict[str, bytes]) -> Path:
+    """Write an npm package as `npm pack emoji-datasource-google` does."""
+    members = {"package/emoji.json": json.dumps(emoji).encode()}
+    members |= {f"package/img/google/64/{name}": content for name, content in images.items()}
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def test_emoji_are_sorted_by_category_without_skin_tones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    emoji = [
+        {"image": "26f7.png", "category": "Food & Drink"},
+        {"image": "1f44b.png", "category": "../../People"},
+        {"image": "1f3fb.png", "category": "Component"},
+    ]
+    shades = {"26f7": 1, "1f44b": 2, "1f3fb": 3, "1f44b-1f3fb": 4}  # the last is a skin tone
+    images = {f"{name}.png": png(shade) for name, shade in shades.items()}
+    file, main = package(tmp_path / "emoji.tgz", emoji, images), tool("emoji").main
+    out = tmp_path / "sub" / "emoji"
+    main([str(file), str(out)])
+    assert "2 images in 2 categories: food-drink, people" in capsys.readouterr().out
+    written = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*.png")}
+    assert written == {"food-drink/26f7.png": png(1), "people/1f44b.png": png(2)}
+
+    assert "exists: name a new folder" in refusal(main, [str(file), str(out)], capsys)
+    other = str(tmp_path / "other")
+    assert "cannot be read" in refusal(main, [str(tmp_path / "nosuch.tgz"), other], capsys)
+    damaged = tmp_path / "damaged.tgz"
+    for content in (b"text", file.read_bytes()[:200]):
+        damaged.write_bytes(content)
+        assert "is not the emoji package" in refusal(main, [str(damaged), other], capsys)
+    wrong: object
+    for wrong in ([], [1], [{"image": "nosuch.png", "category": "Flags"}], "text"):
+        package(damaged, wrong, {})
+        assert "is not the emoji package" in refusal(main, [str(damaged), other], capsys), wrong
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged.tgz", "emoji.tgz", "sub"]
+
+
+def test_held_out_images_are_training_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "source"
+    for split, number in (("train", 12), ("test", 4)):
+        for label in ("a", "b"):
+            (source / split / label).mkdir(parents=True)
+            for i in range(number):
+                shade = 100 * (label == "b") + 20 * (split == "test") + i
+                image = Image.new("L", (28, 28), shade)
+                image.save(source / split / label / f"{i}.png")
+    main, out = tool("held_out").main, tmp_path / "out"
+    options = ["--dataset", "folder", "--data_dir", str(source), "--image_size", "28"]
+    main([str(out), *options, "--number", "5"])
+    old, new = load_dataset("folder", source, 28), load_dataset("folder", out, 28)
+    assert (len(new.train_images), len(new.test_images)) == (19, 5)
+
+    def shades(images: Tensor, labels: Tensor) -> list[tuple[int, int]]:
+        return [(int(image[0, 0, 0]), int(y)) for image, y in zip(images, labels, strict=True)]
+
+    together = shades(new.train_images, new.train_labels) + shades(new.test_images, new.test_labels)
+    assert sorted(together) == sorted(shades(old.train_images, old.train_labels))
+
+    assert "exists: name a new folder" in refusal(
+        main, [str(out), *options, "--number", "5"], capsys
+    )
+    again = [str(tmp_path / "again"), *options]
+    for bad in ("0", "24", "-1"):
+        line = refusal(main, [*again, "--number", bad], capsys)
+        assert "does not fit 24 training images" in line
+    assert not (tmp_path / "again").exists()
 
 
 # ---- the stress tools, briefly ----
