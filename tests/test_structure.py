@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, code_lines
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 TOP = (*SCRIPTS, "fid", "inception_score", "data", "generate", "demo")
@@ -92,22 +92,6 @@ def test_no_chain_of_imports_has_more_than_seven_modules() -> None:
 def test_a_script_imports_from_six_modules(name: str) -> None:
     found = imports(product()[name], nested=True)
     assert len(found) <= 6, sorted(found)
-
-
-def code_lines(path: Path) -> int:
-    """Return the number of lines without blank ones, comments and docstrings."""
-    text = path.read_text(encoding="utf-8")
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    docstrings = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, documented) and ast.get_docstring(node) is not None:
-            first = node.body[0]
-            docstrings |= set(range(first.lineno, (first.end_lineno or 0) + 1))
-    lines = enumerate(text.splitlines(), start=1)
-    return sum(
-        bool(line.strip()) and not line.strip().startswith("#") and number not in docstrings
-        for number, line in lines
-    )
 
 
 @pytest.mark.parametrize("name", product())
