@@ -239,24 +239,47 @@ def test_the_flags_of_the_reference_are_the_parsers() -> None:
 
 
 def test_the_results_table_is_what_was_recorded() -> None:
-    table = record_results.table(record_results.recorded())
-    assert table in PAGES[ROOT / "docs/reference.md"]
+    for table in record_results.tables(record_results.recorded()):
+        assert table in PAGES[ROOT / "docs/results.md"]
+
+
+def test_the_reference_is_short() -> None:
+    assert len(PAGES[ROOT / "docs/reference.md"].splitlines()) <= 250
+
+
+def test_the_accuracies_of_the_classifiers_are_those_of_the_files() -> None:
+    names = {"MNIST": "mnist", "Fashion-MNIST": "fashion_mnist", "CIFAR-10 (JPEG)": "cifar10"}
+    rows = rows_of("reference.md", "| classifier | trained by |")
+    shown = {name: accuracy for name, _, accuracy in rows}
+    folder = ROOT / "pretrained"
+    files = {
+        name: torch.load(folder / f"classifier-{file}.pt", weights_only=True)
+        for name, file in names.items()
+    }
+    assert shown == {name: f"{100 * file['accuracy']:.2f} %" for name, file in files.items()}
+
+
+def results_rows() -> dict[tuple[str, str], dict[str, str]]:
+    """Return the cells of both results tables, by script and data set, then by column."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for table in record_results.tables(record_results.recorded()):
+        head, _, *lines = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+        )
+        for line in lines:
+            cells.setdefault((line[0].strip("`"), line[1]), {}).update(zip(head, line, strict=True))
+    return cells
 
 
 def test_the_readmes_figures_are_recorded() -> None:
     """FCD and minutes of docs/results.jsonl, lines of code, and the FCD of training images."""
     text = PAGES[ROOT / "README.md"]
     assert "| lines of code | FCD | CPU minutes |\n" in text
-    table = record_results.table(record_results.recorded())
-    columns, _, *recorded = [line.strip("|").split("|") for line in table.splitlines()]
-    runs = [
-        dict(zip(map(str.strip, columns), map(str.strip, row), strict=True)) for row in recorded
-    ]
-    fashion = {run["script"]: run for run in runs if run["data"] == "Fashion-MNIST"}
+    recorded = results_rows()
     rows = rows_of("README.md", "| script | paper |")
     assert [row[0] for row in rows] == [f"[{name}.py]({name}.py)" for name in SCRIPTS]
     for name, row in zip(SCRIPTS, rows, strict=True):
-        run = fashion[f"`{name}.py`"]
+        run = recorded[f"{name}.py", "Fashion-MNIST"]
         assert row[3:] == [str(code_lines(ROOT / f"{name}.py")), run["FCD"], run["CPU minutes"]]
     real = re.findall(r"training images have FCD (\S+)\.\s", text)
     assert real == [rows_of("course.md", "| fault | FCD |")[0][1]]
@@ -393,36 +416,49 @@ def test_the_failures_are_as_recorded() -> None:
         assert re.search("FCD " + ".{,60}?\\b".join(values), TEXT, re.DOTALL), patch
 
 
-def test_what_we_tried_is_as_recorded() -> None:
-    cifar10 = "--dataset folder --data_dir data/cifar10-jpeg --image_size 32 --hflip"
+def test_the_log_is_as_recorded() -> None:
+    """Each trial compares two recorded runs, and the newest comes first."""
+    cifar10 = "--dataset folder --data_dir CIFAR --image_size 32 --hflip"
     sets = {"Fashion-MNIST": "", "MNIST": "--dataset mnist", "CIFAR-10 (JPEG)": cifar10}
-    former = dict.fromkeys(("`dcgan.py`", "`cdcgan.py`"), "--lr_g 4e-4 --lr_d 8e-4")
-    former["`wgan_gp.py`"] = "--lr_g 4e-4 --lr_d 4e-4"
-    patches = {"conv": "convolutional-d", "dense": "dense-d", "loud": "loud-embeddings"}
-    rows = rows_of("reference.md", "| script | data | what was changed |")
-    assert {row[0].partition(",")[0] for row in rows} == {f"`{name}.py`" for name in SCRIPTS}
-    for name, data_set, changed, epochs, *shown in rows:
-        name, *start = name.split(", ")
-        assert set(start) <= {*patches, "slower", "before"}
-        script, argv = name.strip("`").removesuffix(".py"), sets[data_set]
-        argv += " --z_dim 100 --lr_decay 0" if start and script.endswith("dcgan") else ""
-        argv += f" {former[name]}" if {"slower", "loud"} & set(start) else ""
-        argv += " --ndf 64" if "conv" in start else ""
-        then = ", ".join(patches[word] for word in start if word in patches)
-        flags = " ".join(re.findall(r"`(.*?)`", changed))
-        words = re.sub(r"`.*?`|\]\(.*?\)|\[", "", changed).strip()
-        patch = ", ".join(filter(None, (then, words)))
-        found = curve(script, f"{argv} {flags}", patch), curve(script, argv, then)
-        compare(shown, [values[int(epochs) - 1] for values in found])
+    runs_of = re.compile(r"- Runs: `(\w+)\.py` on (.+?), (\d+) epochs?(?:, both with (.*?))?\. - ")
+    fcd_of = re.compile(r"- FCD: ([\d.]+) (with .*?), ([\d.]+) (with.*?)\. - ")
+    trials = PAGES[ROOT / "docs/log.md"].split("\n## ")[1:]
+    assert 10 <= len(trials) <= 20
+    curves = [run["fcd"] for run in record_results.recorded(record_results.CURVES)]
+    newest = []
+    for trial in trials:
+        text = " ".join(trial.split())
+        runs, fcd = runs_of.search(text), fcd_of.search(text)
+        assert runs and fcd, text
+        script, data_set, epochs, both = runs.groups("")
+        found = []
+        for run in (fcd[2], fcd[4]):
+            spans = re.findall(r"`(.*?)`", f"{both} {run}")
+            flags = [span for span in spans if span.startswith("--")]
+            patch = ", ".join(span for span in spans if not span.startswith("--"))
+            found.append(curve(script, " ".join([sets[data_set], *flags]), patch))
+        compare([fcd[1], fcd[3]], [values[int(epochs) - 1] for values in found])
+        newest.append(max(curves.index(values) for values in found))
+    assert newest == sorted(newest, reverse=True)
 
 
 def test_the_papers_settings_are_as_recorded() -> None:
-    rows = rows_of("reference.md", "| command | epochs | FCD | FCD, defaults |")
+    rows = rows_of("results.md", "| command | epochs | FCD | FCD, defaults |")
     assert len(rows) == 3
     for command, epochs, theirs, ours, *_ in rows:
         script, *flags = shlex.split(command.strip("`"))[1:]
         found = [curve(script.removesuffix(".py"), argv) for argv in (shlex.join(flags), "")]
         compare([theirs, ours], [values[int(epochs) - 1] for values in found])
+
+
+def test_the_selection_and_the_plain_recipe_are_as_recorded() -> None:
+    (heading,) = re.findall(r"^\| epoch \| (.*) \|$", PAGES[ROOT / "docs/results.md"], re.MULTILINE)
+    ((_, *smallest),) = rows_of("results.md", "| epoch |")
+    found = [min(curve("cdcgan")[: int(epoch)]) for epoch in heading.split(" | ")]
+    compare(smallest, found)
+    points = [line.split(",") for line in (ROOT / "docs/quality.csv").read_text().split()[1:]]
+    plain, *_ = rows_of("results.md", "| program | minutes | FCD |")
+    assert plain[1:] == min(points, key=lambda point: float(point[1]))
 
 
 def test_the_course_of_cdcgan_is_as_recorded() -> None:
@@ -470,7 +506,7 @@ def test_what_the_metrics_see_is_as_shown(capsys: pytest.CaptureFixture[str]) ->
 def test_what_the_pretrained_generator_shows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Too few samples, and a wider z: one column and one row of two tables, measured anew."""
+    """Too few samples, MNIST's features, a wider z: cells of three tables, measured anew."""
     pretrained = str(ROOT / "pretrained/cdcgan-fashion_mnist.pt")
 
     def answer(source: str, *argv: str) -> dict[str, float]:
@@ -481,6 +517,10 @@ def test_what_the_pretrained_generator_shows(
     assert float(few[0]) == pytest.approx(
         answer(pretrained, "--num_images", "100")["fcd"], rel=0.01
     )
+    rows = rows_of("results.md", "| flags | epochs | FCD |")
+    (default,) = [row for row in rows if row[0].startswith("defaults")]
+    through_mnist = answer(pretrained, "--dataset", "mnist")["fcd"]
+    assert float(default[3]) == pytest.approx(through_mnist, rel=0.02, abs=0.0005)
     wide = next(row for row in rows_of("exercises.md", "| factor of z |") if row[0] == "1.2")
     samples = str(tmp_path / "t.npz")
     argv = ["--num_images", "10000", "--z_scale", "1.2", "--save_path", samples]

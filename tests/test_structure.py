@@ -1,4 +1,4 @@
-"""The structure of the repository (docs/reference.md): layers, chains of imports, sizes."""
+"""The structure of the repository: layers, chains of imports, sizes."""
 
 import ast
 import subprocess

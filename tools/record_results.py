@@ -1,7 +1,7 @@
-"""Train and evaluate one run, and record the results for the table in docs/reference.md.
+"""Train and evaluate one run, and record the results for the tables in docs/results.md.
 
     python tools/record_results.py dcgan.py --dataset fashion_mnist --epochs 5 --seed 1
-    python tools/record_results.py --table          # the table in docs/reference.md
+    python tools/record_results.py --table          # the tables in docs/results.md
     python tools/record_results.py --curve runs/RUN --patch r1   # add a finished run
 
 The tool runs the given script, evaluates the best checkpoint with fid.py --prdc, and appends one
@@ -24,11 +24,17 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS, CURVES = ROOT / "docs/results.jsonl", ROOT / "docs/curves.jsonl"
-COLUMNS = ("fcd", "score", "class_share", "precision", "recall", "density", "coverage")
-HEAD = """\
-| script | data | seeds | epochs | CPU minutes | images/s | GB | FCD | score | in class | \
-precision | recall | density | coverage |
-|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"""
+QUALITY = {
+    "fcd": "FCD",
+    "score": "score",
+    "class_share": "in class",
+    "precision": "precision",
+    "recall": "recall",
+    "density": "density",
+    "coverage": "coverage",
+}
+TIME = {"cpu_minutes": "CPU minutes", "images_per_second": "images/s", "gigabytes": "GB"}
+DATA_FLAGS = ("--dataset", "--data_dir", "--image_size", "--hflip", "--epochs", "--seed")
 
 
 def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> dict[str, Any]:
@@ -70,7 +76,7 @@ def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> d
         "gigabytes": round(usage.ru_maxrss / 2**20, 1),
         "score": round(float(best["classifier_score"]), 2),
         "class_share": round(float(best["class_share"]), 3) if best.get("class_share") else None,
-        **{name: round(json.loads(answer.stdout)[name], 3) for name in ("fcd", *COLUMNS[3:])},
+        **{name: round(json.loads(answer.stdout)[name], 3) for name in ("fcd", *[*QUALITY][3:])},
         "threads": os.environ.get("OMP_NUM_THREADS", "all"),
         "machine": machine,
         "commit": config["commit"],
@@ -78,8 +84,11 @@ def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> d
     }
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Return one row per script and data set: the mean and standard deviation over the seeds."""
+def tables(results: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """Return a table of the quality and a table of the time: one row per script and data set.
+
+    A cell is the mean over the seeds, with the standard deviation where several seeds were run.
+    """
     groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault((result["script"], result["data"], result["epochs"]), []).append(result)
@@ -91,14 +100,35 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and digits else ""
         return f"{mean(values):,.{digits}f}{spread}"
 
-    lines = [HEAD]
+    quality = [["script", "data", "seeds", "epochs", *QUALITY.values(), "other flags"]]
+    time = [["script", "data", "processor", "epochs", *TIME.values()]]
     for (script, data, epochs), runs in groups.items():
+        what = [f"`{script}.py`", data]
+        values = [cell(runs, name, 2) for name in QUALITY]
+        flags = other_flags(runs[0]["command"])
+        quality.append([*what, str(len(runs)), str(epochs), *values, flags and f"`{flags}`"])
+        (machine,) = {run["machine"] for run in runs}
         cost = [cell(runs, "cpu_minutes", 0), cell(runs, "images_per_second", 0)]
         cost.append(cell(runs, "gigabytes", 1).partition(" ")[0])
-        quality = [cell(runs, name, 2) for name in COLUMNS]
-        cells = [f"`{script}.py`", data, str(len(runs)), str(epochs), *cost, *quality]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        time.append([*what, machine, str(epochs), *cost])
+    numbers = len(QUALITY)
+    return (
+        markdown(quality, ["---", "---", *["---:"] * (2 + numbers), "---"]),
+        markdown(time, ["---", "---", "---", *["---:"] * (1 + len(TIME))]),
+    )
+
+
+def other_flags(command: str) -> str:
+    """Return the flags of a training command except those that choose data, epochs and seed."""
+    words = shlex.split(command)[2:]
+    starts = [i for i, word in enumerate(words) if word.startswith("--")]
+    flags = [words[i:j] for i, j in zip(starts, [*starts[1:], len(words)], strict=True)]
+    return shlex.join(word for flag in flags if flag[0] not in DATA_FLAGS for word in flag)
+
+
+def markdown(rows: Sequence[Sequence[str]], alignment: Sequence[str]) -> str:
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, f"|{'|'.join(alignment)}|", *body])
 
 
 def curve(run: Path, patch: str) -> dict[str, Any]:
@@ -131,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", action="store_true", help="print the table and train nothing")
+    parser.add_argument("--table", action="store_true", help="print the tables and train nothing")
     parser.add_argument(
         "--curve",
         type=Path,
@@ -140,7 +170,7 @@ def main() -> None:
     parser.add_argument(
         "--patch", default="", help="name of a change of the code, for --curve (default: none)"
     )
-    parser.add_argument("--label", help="name of the data in the table (default: the data set)")
+    parser.add_argument("--label", help="name of the data in the tables (default: the data set)")
     parser.add_argument(
         "--machine", default="", help="name of the processor, for the record (default: none)"
     )
@@ -152,7 +182,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.table:
-        print(table(recorded()))
+        print(*tables(recorded()), sep="\n\n")
         return
     if args.curve:
         with CURVES.open("a") as file:
