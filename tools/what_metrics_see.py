@@ -38,7 +38,7 @@ def faults(images: Tensor, labels: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
     return {
         "none: training images": (images, labels),
-        "memorising: 1,000 training images": repeated(torch.arange(1000)),
+        "1,000 images, ten times each": repeated(torch.arange(1000)),
         "collapse: 10 images per class": repeated(torch.cat([index[:10] for index in of_class])),
         "collapse: 1 image per class": repeated(torch.cat([index[:1] for index in of_class])),
         "half of the classes missing": repeated(torch.cat(of_class[:5])),
