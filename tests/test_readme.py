@@ -42,6 +42,7 @@ BUDGET = {
     "inception_score.py": "--num_images 60",
     "training/classifier.py": "--epochs 1 --save_path classifier.pt",
     "demo.py": "--port 0",
+    "docs/toy.py": "--steps 2",
 }
 
 
