@@ -145,6 +145,9 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_pictures(stage / name)
     for name in ("pretrained", "configs"):
         shutil.copytree(ROOT / name, stage / name)
+    blocks = re.findall(r"```python\n(.*?)```", PAGES[ROOT / "docs/exercises.md"], re.DOTALL)
+    (solution,) = [block for block in blocks if "def discriminator_loss" in block]
+    (stage / "my_loss.py").write_text(solution)
     with pytest.MonkeyPatch.context() as patch:
         small_world(patch, stage)
         main = importlib.import_module("cdcgan").main
@@ -183,6 +186,11 @@ def test_every_answer_applies_and_trains(patch: Path, tmp_path: Path, flags: lis
     command = [sys.executable, script, *flags, "--max_steps", "3", "--name", "run"]
     subprocess.run(command, cwd=tmp_path, check=True)
     assert (tmp_path / "run/last.pt").is_file()
+
+
+def test_every_patch_is_used_by_a_page() -> None:
+    for patch in (ROOT / "docs/answers").iterdir():
+        assert f"answers/{patch.name}" in TEXT, patch.name
 
 
 def test_the_answers_code_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,11 +388,15 @@ def test_the_readme_is_short_and_its_first_screen_is_complete() -> None:
     assert [words for words in wanted if words not in first] == []
 
 
-def curve(script: str, argv: str = "", patch: str = "") -> list[float]:
-    """After each epoch of the recorded run with these flags; `patch`: what else was changed."""
+def curve(script: str, argv: str = "", patch: str = "", epochs: int | None = None) -> list[float]:
+    """After each epoch of the recorded run with these flags; `patch`: what else was changed.
+
+    `epochs`: the planned number, if the run must have had it.
+    """
     args = vars(importlib.import_module(script).parse_args(shlex.split(argv)))
     for run in record_results.recorded(record_results.CURVES):
-        same = all(args[name] == value for name, value in run["args"].items())
+        same = all(args.get(name, value) == value for name, value in run["args"].items())
+        same = same and epochs in (None, run.get("epochs"))
         if (run["script"], run["patch"]) == (script, patch) and same:
             return run["fcd"]
     raise LookupError(f"no run of {script}.py {argv} {patch} is recorded")
@@ -404,18 +416,37 @@ def test_the_failures_are_as_recorded() -> None:
     for name, argv, shown in rows_of("failures.md", "| | flags | FCD |"):
         found = curve("vanilla_gan", argv.strip("`"))[5]
         assert float(shown) == pytest.approx(found, abs=0.05 if found > 10 else 0.005), name
-    exercises = PAGES[ROOT / "docs/exercises.md"]
-    for patch in ("saturating-loss", "least-squares", "r1"):
-        shown = f"FCD {curve('vanilla_gan', patch=patch)[5]:.2f} after 6 epochs instead of 4.31"
-        assert shown in exercises.partition(f"answers/{patch}.patch")[2][:100].replace("\n", " ")
     paper = "--z_dim 100 --norm batch --beta1 0.5 --beta2 0.999 --ema 0.999"
     paper += " --lr_g 2e-4 --lr_d 2e-4 --lr_decay 0"
-    for patch, flags in (("hinge", "--z_dim 100 --lr_decay 0"), ("mixed-batch", paper)):
-        first, second = curve("dcgan", flags, patch)
-        unpatched = curve("dcgan", flags)
-        values = [rf"{first:.1f}", rf"({second:.1f}|{second:.2f})"]
-        values += [rf"{unpatched[0]:.1f}", rf"({unpatched[1]:.1f}|{unpatched[1]:.2f})"]
-        assert re.search("FCD " + ".{,60}?\\b".join(values), TEXT, re.DOTALL), patch
+    first, second = curve("dcgan", paper, "mixed-batch")
+    unpatched = curve("dcgan", paper)
+    values = [rf"{first:.1f}", rf"({second:.1f}|{second:.2f})"]
+    values += [rf"{unpatched[0]:.1f}", rf"({unpatched[1]:.1f}|{unpatched[1]:.2f})"]
+    assert re.search("FCD " + ".{,60}?\\b".join(values), TEXT, re.DOTALL), "mixed-batch"
+
+
+def test_the_exercises_are_as_recorded() -> None:
+    strong = "--d_steps 5 --lr_d 1e-3 --lr_g 5e-5 --dropout 0 --label_smoothing 0"
+    for (*_, first, second), patch in zip(
+        rows_of("exercises.md", "| loss of G |"), ("", "saturating-loss"), strict=True
+    ):
+        compare([first, second], curve("vanilla_gan", strong, patch, epochs=2))
+    for (_, first, second, *_), patch in zip(
+        rows_of("exercises.md", "| D | FCD after 1 epoch |"), ("", "concatenation"), strict=True
+    ):
+        compare([first, second], curve("cdcgan", patch=patch, epochs=2))
+    for row, patch in zip(
+        rows_of("exercises.md", "| change | FCD |"), ("no-detach", "early zero_grad"), strict=True
+    ):
+        compare(row[1:], curve("vanilla_gan", patch=patch, epochs=1))
+    (row,) = rows_of("exercises.md", "| epoch | 1 | 2 |")
+    compare(row[1:], curve("dcgan", "--norm none --label_smoothing 0", "r3gan"))
+    clipped = "--n_critic 5 --lr_g 5e-5 --lr_d 5e-5 --ema 0.999 --weight_clip 0.01"
+    penalty = "--n_critic 5 --lr_g 4e-4 --lr_d 4e-4 --ema 0.999"
+    for row, argv in zip(
+        rows_of("exercises.md", "| constraint |"), (clipped, penalty), strict=True
+    ):
+        compare(row[2:], curve("wgan_gp", argv)[:1])
 
 
 def test_the_log_is_as_recorded() -> None:
