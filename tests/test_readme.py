@@ -411,18 +411,68 @@ def rows_of(page: str, title: str) -> list[list[str]]:
     return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in lines]
 
 
+def failures() -> dict[str, str]:
+    """Return the sections of docs/failures.md by title, except those without a command."""
+    sections = PAGES[ROOT / "docs/failures.md"].split("\n## ")[1:]
+    found = dict(section.split("\n", 1) for section in sections)
+    del found["Mode collapse"], found["Healthy runs that look broken"]
+    return found
+
+
+def test_each_failure_has_its_parts_in_order() -> None:
+    """Command, picture (or table), cause, the cure's command, the cure's number."""
+    assert len(PAGES[ROOT / "docs/failures.md"].splitlines()) <= 160
+    command, picture = r"\n```sh\n[^`]+```\n\n", r"(!\[.+?\]\(.+?\)|(\|.*\n)+)\s+"
+    cause, cure = r"\*\*Cause\.\*\* [^*]+", r"\*\*Cure\.\*\* .*?`(python|git) [^`]+`.*?FCD .*"
+    assert len(failures()) >= 8
+    for title, text in failures().items():
+        assert re.fullmatch(command + picture + cause + cure, text, re.DOTALL), title
+
+
 def test_the_failures_are_as_recorded() -> None:
-    """And the answers' patches, with which the same run ended elsewhere."""
-    for name, argv, shown in rows_of("failures.md", "| | flags | FCD |"):
-        found = curve("vanilla_gan", argv.strip("`"))[5]
-        assert float(shown) == pytest.approx(found, abs=0.05 if found > 10 else 0.005), name
-    paper = "--z_dim 100 --norm batch --beta1 0.5 --beta2 0.999 --ema 0.999"
-    paper += " --lr_g 2e-4 --lr_d 2e-4 --lr_decay 0"
-    first, second = curve("dcgan", paper, "mixed-batch")
-    unpatched = curve("dcgan", paper)
-    values = [rf"{first:.1f}", rf"({second:.1f}|{second:.2f})"]
-    values += [rf"{unpatched[0]:.1f}", rf"({unpatched[1]:.1f}|{unpatched[1]:.2f})"]
-    assert re.search("FCD " + ".{,60}?\\b".join(values), TEXT, re.DOTALL), "mixed-batch"
+    """Each number is the FCD of the section's first command or of its cure's command."""
+    said = r"FCD after (\d+) epochs: (?:(\S+) with the failure, )?(\S+) with the cure\."
+    told = {title: re.search(said, " ".join(text.split())) for title, text in failures().items()}
+    assert {title for title, numbers in told.items() if not numbers} == {"FID of too few samples"}
+    for title, numbers in told.items():
+        text = " ".join(failures()[title].split())
+        failure, _, cure = text.partition("**Cure.**")
+        both = [re.findall(r"python (\w+)\.py ([^`]*)", part) for part in (failure, cure)]
+        (script, argv), (mended, mended_argv) = both[0][0], (both[1] or both[0])[0]
+        patch = "".join(re.findall(r"git apply docs/answers/(\S+)\.patch", failure))
+        assert mended == script and not (patch and f"-R docs/answers/{patch}.patch" not in cure)
+        if numbers:
+            at = int(numbers[1]) - 1
+            assert f"--epochs {numbers[1]}" in argv and f"--epochs {numbers[1]}" in mended_argv
+            compare([numbers[3]], [curve(script, mended_argv)[at]])
+            if numbers[2]:
+                compare([numbers[2]], [curve(script, argv, patch)[at]])
+
+
+def test_the_other_numbers_of_the_failures_are_as_recorded() -> None:
+    page = " ".join(PAGES[ROOT / "docs/failures.md"].split())
+    healthy = curve("vanilla_gan")
+    strong_d = curve("vanilla_gan", failures()["D wins"].split("```")[1].split(".py")[1])
+    fast_g = curve("vanilla_gan", failures()["G too fast"].split("```")[1].split(".py")[1])
+    noise, plain = (
+        curve("vanilla_gan", argv) for argv in ("--label_noise 0.05", "--label_smoothing 0")
+    )
+    for sentence in (
+        f"FCD is {strong_d[4]:.1f} instead of {healthy[0]:.1f}.",
+        f"FCD is {fast_g[1]:.1f} after epoch 2 and after every later epoch.",
+        f"FCD falls from {healthy[2]:.2f} after epoch 3 to {healthy[5]:.2f} after epoch 6.",
+        f"It is {noise[5]:.2f} with `--label_noise 0.05` and {plain[5]:.2f} with `--label_smooth",
+    ):
+        assert sentence in page
+    assert {f"{value:.1f}" for value in fast_g[1:6]} == {f"{fast_g[1]:.1f}"}
+    heading = "| samples | 100 | 300 | 1,000 | 3,000 | 10,000 | 30,000 |"
+    ((_, hundred, *_, enough, _),) = rows_of("failures.md", heading)
+    (run,) = (
+        run
+        for run in record_results.recorded()
+        if (run["script"], run["data"], run["seed"]) == ("cdcgan", "Fashion-MNIST", 0)
+    )
+    assert enough == f"{run['fcd']:.3f}" and f"FCD is {enough} instead of {hundred}." in page
 
 
 def test_the_exercises_are_as_recorded() -> None:
