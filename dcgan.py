@@ -38,7 +38,7 @@ from torch.nn.utils import parametrize
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from support.layers import conv_with_norm, spectral_norm
+from support.layers import conv_block, convs_3x3, spectral_norm
 from training.flags import SWITCH, argument_parser, parse_run_args
 from training.run import Run
 
@@ -51,6 +51,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--ngf", type=int, default=64, help=ngf)
     ndf = "channels of D's first layer (DCGAN's code: 128, for MNIST 64)"
     model.add_argument("--ndf", type=int, default=32, help=ndf)
+    depth = "3 x 3 convolutions after each change of size, in G and in D (Salimans et al. 2016)"
+    model.add_argument("--depth", type=int, default=0, help=depth)
     norms = ("spectral", "batch", "instance", "layer", "none")
     norm = "normalisation of D (DCGAN: batch; spectral: Miyato et al. 2018)"
     model.add_argument("--norm", choices=norms, default="spectral", help=norm)
@@ -88,20 +90,22 @@ def channel_widths(image_size: int, width: int) -> tuple[int, list[int]]:
 class Generator(nn.Module):
     """Turn z (B, z_dim) into images (B, channels, image_size, image_size) in [-1, 1]."""
 
-    def __init__(self, z_dim: int, ngf: int, channels: int, image_size: int) -> None:
+    def __init__(
+        self, z_dim: int, ngf: int, channels: int, image_size: int, depth: int = 0
+    ) -> None:
         super().__init__()
         self.side, widths = channel_widths(image_size, ngf)  # 7, [64, 128] for 28 x 28 pixels
         self.project = nn.Linear(z_dim, widths[-1] * self.side**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
+        layers += convs_3x3(widths[-1], depth)
         for before, width in pairwise(reversed(widths)):
             # Kernel 4 is a multiple of stride 2: fewer checkerboard artifacts (Odena et al. 2016).
-            layers += [
-                nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-            ]
+            conv = nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += convs_3x3(width, depth)
         layers.append(nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
+        init_weights(self)
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.project(z)  # (B, 7 * 7 * 128) for 28 x 28 pixels
@@ -115,34 +119,42 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Turn images (B, channels, image_size, image_size) into the logits of D(x), (B,)."""
 
-    def __init__(self, ndf: int, channels: int, image_size: int, norm: str, dropout: float) -> None:
+    def __init__(
+        self,
+        ndf: int,
+        channels: int,
+        image_size: int,
+        norm: str,
+        dropout: float,
+        depth: int = 0,
+    ) -> None:
         super().__init__()
         side, widths = channel_widths(image_size, ndf)  # 7, [32, 64] for 28 x 28 pixels
         layers: list[nn.Module] = []
-        # No norm in D's first layer (DCGAN Sec. 3), except spectral norm, which is on every layer.
-        kind = "spectral" if norm == "spectral" else "none"
+        kind = "none"  # the layer that sees the image has no norm (DCGAN Sec. 3)
         for before, width in pairwise([channels, *widths]):
-            layers += conv_with_norm(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
-            layers += [nn.LeakyReLU(0.2, inplace=True)]  # (B, 32, 14, 14), then (B, 64, 7, 7)
+            layers += conv_block(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
             kind = norm
+            for _ in range(depth):
+                layers += conv_block(nn.Conv2d(width, width, 3, padding=1), norm)
         self.layers = nn.Sequential(*layers)
         # Two kinds of features. `dense` keeps positions (layout), as DCGAN's MNIST code does.
         # `local` sums the outputs of a convolution over all positions (texture).
         last = widths[-1]
-        self.local = nn.Sequential(*conv_with_norm(nn.Conv2d(last, last, 3, padding=1), norm))
+        self.local = nn.Sequential(*conv_block(nn.Conv2d(last, last, 3, padding=1), norm))
         self.dense = nn.Linear(last * side**2, 8 * ndf)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(8 * ndf + last, 1)
+        init_weights(self)
         if norm == "spectral":
-            for layer in (self.dense, self.linear):
-                spectral_norm(layer)
+            spectral_norm(self)  # of every layer, after the initialisation (Miyato et al. 2018)
 
     def features(self, images: Tensor) -> Tensor:
         """Return the input of the last layer (B, 8 * ndf + channels of the last maps)."""
-        maps = self.layers(images)  # (B, 64, 7, 7) for 28 x 28 pixels
+        maps = self.layers(images)  # (B, 32, 14, 14), then (B, 64, 7, 7) for 28 x 28 pixels
         flat = maps.permute(0, 2, 3, 1).flatten(1)  # (B, 7 * 7 * 64), without a copy
         dense = F.leaky_relu(self.dense(flat), 0.2)  # (B, 256)
-        local = F.leaky_relu(self.local(maps), 0.2).sum(dim=(2, 3))  # (B, 64)
+        local = self.local(maps).sum(dim=(2, 3))  # (B, 64)
         return self.dropout(torch.cat([dense, local], dim=1))
 
     def logits_from_features(self, features: Tensor) -> Tensor:
@@ -205,8 +217,7 @@ def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tenso
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Decay the learning rates linearly to 0 over the last fraction `decay` of a run. `done` is the
-    finished fraction of the run."""
+    """Decay learning rates linearly to 0 in the last `decay` of a run. `done` of it has passed."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:
@@ -228,12 +239,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     images, labels = dataset.train_images, dataset.train_labels
     batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip, shared=True)
 
-    image_args = dict(channels=dataset.channels, image_size=dataset.image_size)
+    image_args = dict(channels=dataset.channels, image_size=dataset.image_size, depth=args.depth)
     generator_args = dict(z_dim=args.z_dim, ngf=args.ngf, **image_args)
     generator = Generator(**generator_args)
     discriminator = Discriminator(args.ndf, **image_args, norm=args.norm, dropout=args.dropout)
     for network in (generator, discriminator):
-        init_weights(network)
         network.to(device).to(memory_format=torch.channels_last)
     ema = copy.deepcopy(generator).eval().requires_grad_(False)
     betas = (args.beta1, args.beta2)

@@ -58,6 +58,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--d_steps", type=int, default=1, help=d_steps)
     optim.add_argument("--lr_g", type=float, default=4e-4, help="learning rate of G")
     optim.add_argument("--lr_d", type=float, default=4e-4, help="learning rate of D")
+    decay = "last fraction of the run, in which learning rates fall to 0 (DCGAN's MNIST code: 0.5)"
+    optim.add_argument("--lr_decay", type=float, default=0.0, help=decay)
     optim.add_argument("--beta1", type=float, default=0.5, help="Adam beta1 (DCGAN Sec. 4: 0.5)")
     optim.add_argument("--beta2", type=float, default=0.999, help="Adam beta2 (usual: 0.999)")
     ema = "decay of the exponential moving average (EMA) of G's weights; 0: none (Yazici 2019)"
@@ -151,6 +153,14 @@ def generator_loss(fake_logits: Tensor, flip: bool = False) -> Tensor:
     return F.binary_cross_entropy_with_logits(fake_logits, real)
 
 
+def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
+    """Decay learning rates linearly to 0 in the last `decay` of a run. `done` of it has passed."""
+    factor = min(1.0, (1 - done) / decay) if decay else 1.0
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = factor * optimiser.defaults["lr"]
+
+
 @torch.no_grad()
 def update_ema(pairs: Sequence[tuple[Tensor, Tensor]], decay: float) -> None:
     """Set average to decay * average + (1 - decay) * value, for each pair (average, value)."""
@@ -190,6 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     autocast = autocast_for(device, args.precision)
 
     for step in run.steps():
+        decay_lr(step / run.total_steps, args.lr_decay, opt_g, opt_d)
         # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))] (Alg. 1, inner loop).
         for k in range(args.d_steps):
             real, _ = batches[step * args.d_steps + k]  # (B, channels, H, W) in [-1, 1]

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from data import Batches, load_dataset
 from support.device import autocast_for, pick_device
-from support.layers import conv_with_norm
+from support.layers import conv_block, convs_3x3
 from training.flags import SWITCH, argument_parser, parse_run_args
 from training.run import Run
 
@@ -56,14 +56,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--ngf", type=int, default=64, help=ngf)
     ndf = "channels of the critic's first layer (DCGAN's code: 128, for MNIST 64)"
     model.add_argument("--ndf", type=int, default=32, help=ndf)
+    depth = "3 x 3 convolutions after each change of size, in G and in D (Salimans et al. 2016)"
+    model.add_argument("--depth", type=int, default=0, help=depth)
     norms = ("layer", "instance", "none", "batch")
     norm = "normalisation of the critic (Sec. 4: layer); batch only with --weight_clip"
     model.add_argument("--norm", choices=norms, default="layer", help=norm)
     dropout = "fraction of the critic's features that dropout sets to 0 (Goodfellow et al. 2014)"
     model.add_argument("--dropout", type=float, default=0.0, help=dropout)
-    model.add_argument(
-        "--conditional", **SWITCH, help="give the class to both networks, as in cdcgan.py"
-    )
+    conditional = "give the class to both networks, as in cdcgan.py"
+    model.add_argument("--conditional", **SWITCH, help=conditional)
     optim = parser.add_argument_group("optimisation")
     optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
     optim.add_argument("--batch_size", type=int, default=64, help="images per update (WGAN: 64)")
@@ -73,11 +74,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--lambda_gp", type=float, default=10.0, help=weight)
     clip = "clip the critic's weights to [-C, C]; no penalty, RMSprop (Arjovsky et al. 2017: 0.01)"
     optim.add_argument("--weight_clip", type=float, metavar="C", help=clip)
-    optim.add_argument(
-        "--lr_g", type=float, default=1.6e-3, help="G's learning rate (Alg. 1: 1e-4)"
-    )
-    lr_d = "learning rate of the critic (Alg. 1: 1e-4; WGAN: 5e-5)"
-    optim.add_argument("--lr_d", type=float, default=1.6e-3, help=lr_d)
+    optim.add_argument("--lr_g", type=float, default=1.6e-3, help="G's learning rate (1e-4)")
+    optim.add_argument("--lr_d", type=float, default=1.6e-3, help="the critic's (1e-4; WGAN: 5e-5)")
+    decay = "last fraction of the run, in which learning rates fall to 0 (DCGAN's MNIST code: 0.5)"
+    optim.add_argument("--lr_decay", type=float, default=0.0, help=decay)
     optim.add_argument("--beta1", type=float, default=0.0, help="Adam beta1 (Alg. 1: 0)")
     beta2 = "Adam beta2, or the decay alpha of RMSprop (Alg. 1: 0.9)"
     optim.add_argument("--beta2", type=float, default=0.9, help=beta2)
@@ -100,7 +100,13 @@ class Generator(nn.Module):
     """Turn z (B, z_dim), and labels (B,) if conditional, into images in [-1, 1]."""
 
     def __init__(
-        self, z_dim: int, ngf: int, channels: int, image_size: int, num_classes: int = 0
+        self,
+        z_dim: int,
+        ngf: int,
+        channels: int,
+        image_size: int,
+        num_classes: int = 0,
+        depth: int = 0,
     ) -> None:
         super().__init__()
         self.side, widths = channel_widths(image_size, ngf)  # 7, [64, 128] for 28 x 28 pixels
@@ -108,13 +114,12 @@ class Generator(nn.Module):
         input_dim = 2 * z_dim if num_classes else z_dim
         self.project = nn.Linear(input_dim, widths[-1] * self.side**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
+        layers += convs_3x3(widths[-1], depth)
         for before, width in pairwise(reversed(widths)):
             # Kernel 4 is a multiple of stride 2: fewer checkerboard artifacts (Odena et al. 2016).
-            layers += [
-                nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(inplace=True),
-            ]
+            conv = nn.ConvTranspose2d(before, width, 4, stride=2, padding=1, bias=False)
+            layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += convs_3x3(width, depth)
         layers.append(nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1))
         self.layers = nn.Sequential(*layers)
 
@@ -140,15 +145,17 @@ class Critic(nn.Module):
         norm: str,
         dropout: float,
         num_classes: int = 0,
+        depth: int = 0,
     ) -> None:
         super().__init__()
         side, widths = channel_widths(image_size, ndf)  # 7, [32, 64] for 28 x 28 pixels
         layers: list[nn.Module] = []
         kind = "none"  # the layer that sees the image has no norm (DCGAN Sec. 3)
         for before, width in pairwise([channels, *widths]):
-            layers += conv_with_norm(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
-            layers += [nn.LeakyReLU(0.2, inplace=True)]  # (B, 32, 14, 14), then (B, 64, 7, 7)
+            layers += conv_block(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
             kind = norm
+            for _ in range(depth):
+                layers += conv_block(nn.Conv2d(width, width, 3, padding=1), norm)
         self.layers = nn.Sequential(*layers)
         dense = nn.Linear(widths[-1] * side**2, 8 * ndf)
         self.hidden = nn.Sequential(dense, nn.LeakyReLU(0.2, inplace=True), nn.Dropout(dropout))
@@ -156,7 +163,7 @@ class Critic(nn.Module):
         self.embed = nn.Embedding(num_classes, 8 * ndf) if num_classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        maps = self.layers(images)  # (B, 64, 7, 7) for 28 x 28 pixels
+        maps = self.layers(images)  # (B, 32, 14, 14), then (B, 64, 7, 7) for 28 x 28 pixels
         flat = maps.permute(0, 2, 3, 1).flatten(1)  # (B, 7 * 7 * 64), without a copy
         features = self.hidden(flat)  # (B, 256)
         scores = self.linear(features).squeeze(1)
@@ -203,6 +210,14 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Ten
     return (norm - 1).square().mean()
 
 
+def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
+    """Decay learning rates linearly to 0 in the last `decay` of a run. `done` of it has passed."""
+    factor = min(1.0, (1 - done) / decay) if decay else 1.0
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = factor * optimiser.defaults["lr"]
+
+
 @torch.no_grad()
 def update_ema(pairs: Sequence[tuple[Tensor, Tensor]], decay: float) -> None:
     """Set average to decay * average + (1 - decay) * value, for each pair (average, value)."""
@@ -220,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     images, labels = dataset.train_images, dataset.train_labels
     batches = Batches(images, labels, args.batch_size, args.seed, device, args.hflip, shared=True)
 
-    image_args = dict(channels=dataset.channels, image_size=dataset.image_size)
+    image_args = dict(channels=dataset.channels, image_size=dataset.image_size, depth=args.depth)
     if args.conditional:
         image_args["num_classes"] = len(dataset.classes)
     generator_args = dict(z_dim=args.z_dim, ngf=args.ngf, **image_args)
@@ -246,6 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     penalty = torch.zeros((), device=device)  # stays 0 with --weight_clip
 
     for step in run.steps():
+        decay_lr(step / run.total_steps, args.lr_decay, opt_g, opt_d)
         # (1) Update the critic: minimise E[f(G(z))] - E[f(x)] + lambda * penalty (Alg. 1).
         for k in range(args.n_critic):
             real, labels = batches[step * args.n_critic + k]  # (B, channels, H, W), (B,)

@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from support.download import CLASSES
 from support.files import is_name, load_tensors, save_tensors
+from support.layers import MOST_DEPTH
 
 SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 
@@ -90,9 +91,10 @@ def load_generator(
         # Here, because the scripts import training/run.py, which imports this file.
         network = importlib.import_module(checkpoint["script"]).Generator
         args, classes = checkpoint["generator_args"], checkpoint["classes"]
-        if args["channels"] not in (1, 3) or not all(
-            type(n) is int and n > 0 for n in args.values()
-        ):
+        sizes = [n for name, n in args.items() if name != "depth"]
+        depth_fits = args.get("depth", 0) in range(MOST_DEPTH + 1)
+        sizes_fit = args["channels"] in (1, 3) and all(type(n) is int and n > 0 for n in sizes)
+        if not (sizes_fit and depth_fits):
             raise ValueError(f"no generator has these arguments: {args}")
         # A small file may claim a huge network. Check the shapes first, without memory for weights.
         with torch.device("meta"), _NoInitialisation():

@@ -8,30 +8,45 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+MOST_DEPTH = 8  # of --depth, and of a checkpoint that may come from anywhere
 
-def spectral_norm(layer: nn.Module) -> nn.Module:
-    """Apply torch's spectral norm to `layer`, in float32 even under autocast; return the layer."""
+
+def spectral_norm(network: nn.Module) -> None:
+    """Apply torch's spectral norm to all layers of `network`, in float32 even under autocast.
+
+    Call it after the initialisation: it estimates the largest singular value of each weight.
+    """
 
     def forward(self: nn.Module, weight: Tensor) -> Tensor:
         with torch.autocast(weight.device.type, enabled=False):
             return type(self).forward(self, weight)
 
-    parametrizations.spectral_norm(layer)
-    norm: Any = layer.get_submodule("parametrizations.weight.0")
-    norm.forward = MethodType(forward, norm)
-    return layer
+    for layer in list(network.modules()):
+        if isinstance(layer, nn.Conv2d | nn.Linear | nn.Embedding):
+            parametrizations.spectral_norm(layer)
+            norm: Any = layer.get_submodule("parametrizations.weight.0")
+            norm.forward = MethodType(forward, norm)
 
 
-def conv_with_norm(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
-    """Return a convolution and the normalisation that --norm names, as a list of layers."""
+def conv_block(conv: nn.Conv2d, norm: str) -> list[nn.Module]:
+    """Return a convolution of D, the normalisation that --norm names, and leaky ReLU."""
     channels = conv.out_channels
-    layers: dict[str, Callable[[], list[nn.Module]]] = {
-        "spectral": lambda: [spectral_norm(conv)],
+    norms: dict[str, Callable[[], list[nn.Module]]] = {
         # Use batch statistics in eval mode as well. D sees real and generated batches separately,
         # so running averages would fit neither.
-        "batch": lambda: [conv, nn.BatchNorm2d(channels, track_running_stats=False)],
-        "instance": lambda: [conv, nn.InstanceNorm2d(channels, affine=True)],
-        "layer": lambda: [conv, nn.GroupNorm(1, channels)],
-        "none": lambda: [conv],
+        "batch": lambda: [nn.BatchNorm2d(channels, track_running_stats=False)],
+        "instance": lambda: [nn.InstanceNorm2d(channels, affine=True)],
+        "layer": lambda: [nn.GroupNorm(1, channels)],
+        "spectral": lambda: [],  # spectral_norm() follows after the initialisation
+        "none": lambda: [],
     }
-    return layers[norm]()
+    return [conv, *norms[norm](), nn.LeakyReLU(0.2, inplace=True)]
+
+
+def convs_3x3(width: int, number: int) -> list[nn.Module]:
+    """Return `number` convolutions of stride 1 with batch norm and ReLU, for a generator."""
+    layers: list[nn.Module] = []
+    for _ in range(number):
+        conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        layers += [conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    return layers

@@ -123,7 +123,7 @@ def write_bad_checkpoint(kind: str, good: Path, path: Path) -> None:
     elif kind == "other network":
         torch.save({**content, "generator_args": {**content["generator_args"], "ngf": 6}}, path)
     elif kind == "other arguments":
-        torch.save({**content, "generator_args": {"depth": 6}}, path)
+        torch.save({**content, "generator_args": {"height": 6}}, path)
     elif kind == "bomb":
         inflating(path, "last/data/0")
     elif kind == "huge network":

@@ -490,8 +490,8 @@ def test_long_runs_make_short_gifs(straight: tuple[list[str], Path], tmp_path: P
 
 
 def test_describe_lists_layers_shapes_and_parameters() -> None:
-    last = spectral_norm(nn.Linear(4 * 36, 2))  # is listed as what it is
-    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), last)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2))
+    spectral_norm(network)  # does not change the names of the layers
     lines = layer_table(network, torch.zeros(1, 1, 8, 8)).splitlines()
     assert lines[0] == "Sequential: 330 parameters"
     assert [line.split()[1] for line in lines[1:]] == ["Conv2d", "ReLU", "Flatten", "Linear"]

@@ -24,6 +24,7 @@ from data import DATASETS
 from support.features import FEATURES
 from support.files import run_folder
 from support.images import IMAGE_SIZES
+from support.layers import MOST_DEPTH
 
 SWITCH: Any = {"action": argparse.BooleanOptionalAction, "default": False}  # --x and --no-x
 # Allowed values of each number, as intervals: "[0, 1)" contains 0 and excludes 1.
@@ -34,6 +35,7 @@ RANGES = {
     **dict.fromkeys(("max_steps", "sample_every", "eval_every"), COUNT),
     **dict.fromkeys(("lr_g", "lr_d", "weight_clip"), "(0, 1]"),
     **dict.fromkeys(("dropout", "beta1", "beta2", "ema", "lr_decay"), FRACTION),
+    "depth": f"[0, {MOST_DEPTH}]",
     **{"label_smoothing": "[0, 0.5]", "label_noise": "[0, 1]", "lambda_gp": "[0, 1e6]"},
     **{"seed": "[0, 4294967295]", "eval_samples": "[10, 1e7]"},
 }
