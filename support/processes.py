@@ -74,6 +74,9 @@ def process_group() -> Iterator[None]:
                 silence.enter_context(redirect_stderr(null))
             silence.enter_context(report_out_of_memory())
             yield
+            # Leave together: while the first process draws its plots, the others would leave, and
+            # torchrun waits only five minutes for the last machine.
+            any_rank(False)
     except (InputError, KeyboardInterrupt):
         # When one process ends, the others fail, and torchrun terminates all with SIGTERM. SIGTERM
         # is ignored here, so that the message is printed first.
