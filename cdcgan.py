@@ -44,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--ngf", type=int, default=64, help=ngf)
     ndf = "channels of D's first layer (DCGAN's code: 128, for MNIST 64)"
     model.add_argument("--ndf", type=int, default=32, help=ndf)
-    depth = "3 x 3 convolutions after each change of size, in G and in D (Salimans et al. 2016)"
+    depth = "number of 3 x 3 convolutions added per feature map, in both networks (0: DCGAN)"
     model.add_argument("--depth", type=int, default=0, help=depth)
     norms = ("spectral", "batch", "instance", "layer", "none")
     norm = "normalisation of D (DCGAN: batch; spectral: Miyato et al. 2018)"
@@ -128,7 +128,7 @@ class Discriminator(nn.Module):
         super().__init__()
         side, widths = channel_widths(image_size, ndf)  # 7, [32, 64] for 28 x 28 pixels
         layers: list[nn.Module] = []
-        kind = "none"  # the layer that sees the image has no norm (DCGAN Sec. 3)
+        kind = "none"  # no batch norm on the layer that sees the image (DCGAN Sec. 3)
         for before, width in pairwise([channels, *widths]):
             layers += conv_block(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
             kind = norm
@@ -145,11 +145,11 @@ class Discriminator(nn.Module):
         self.embed = nn.Embedding(num_classes, 8 * ndf + last)
         init_weights(self)
         if norm == "spectral":
-            spectral_norm(self)  # of every layer, after the initialisation (Miyato et al. 2018)
+            spectral_norm(self)  # last, because it computes sigma of the initial weights
 
     def features(self, images: Tensor) -> Tensor:
         """Return the input of the last layer (B, 8 * ndf + channels of the last maps)."""
-        maps = self.layers(images)  # (B, 32, 14, 14), then (B, 64, 7, 7) for 28 x 28 pixels
+        maps = self.layers(images)  # (B, 64, 7, 7) for 28 x 28 pixels
         flat = maps.permute(0, 2, 3, 1).flatten(1)  # (B, 7 * 7 * 64), without a copy
         dense = F.leaky_relu(self.dense(flat), 0.2)  # (B, 256)
         local = self.local(maps).sum(dim=(2, 3))  # (B, 64)
@@ -217,7 +217,8 @@ def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tenso
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Decay learning rates linearly to 0 in the last `decay` of a run. `done` of it has passed."""
+    """Decay the learning rates linearly to 0 over the last fraction `decay` of a run. `done` is the
+    finished fraction of the run."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:

@@ -154,7 +154,8 @@ def generator_loss(fake_logits: Tensor, flip: bool = False) -> Tensor:
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Decay learning rates linearly to 0 in the last `decay` of a run. `done` of it has passed."""
+    """Decay the learning rates linearly to 0 over the last fraction `decay` of a run. `done` is the
+    finished fraction of the run."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:

@@ -4,8 +4,8 @@ A critic f gives each image a score. The score difference is the mean score of t
 mean score of the samples. Over all f with gradient norm at most 1, the largest score difference is
 the Wasserstein-1 distance of data and samples (Arjovsky et al., 2017, arXiv:1701.07875, Eq. 2).
 This distance gives G a useful gradient even if no sample looks like the data. The optimal f has
-gradient norm 1 on lines between data and samples (Sec. 2.3). A penalty therefore keeps the norm
-near 1, at random points x^ between real and generated images:
+gradient norm 1 between each image and the sample that the cheapest transport moves to it (Sec.
+2.3). These pairs are unknown. A penalty keeps the norm near 1 at points x^ between random pairs:
 
     critic:     minimise  E_z[f(G(z))] - E_x[f(x)] + lambda E_x^[(|grad f(x^)| - 1)^2]     (Eq. 3)
     generator:  minimise  -E_z[f(G(z))]
@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--ngf", type=int, default=64, help=ngf)
     ndf = "channels of the critic's first layer (DCGAN's code: 128, for MNIST 64)"
     model.add_argument("--ndf", type=int, default=32, help=ndf)
-    depth = "3 x 3 convolutions after each change of size, in G and in D (Salimans et al. 2016)"
+    depth = "number of 3 x 3 convolutions added per feature map, in both networks (0: DCGAN)"
     model.add_argument("--depth", type=int, default=0, help=depth)
     norms = ("layer", "instance", "none", "batch")
     norm = "normalisation of the critic (Sec. 4: layer); batch only with --weight_clip"
@@ -74,8 +74,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--lambda_gp", type=float, default=10.0, help=weight)
     clip = "clip the critic's weights to [-C, C]; no penalty, RMSprop (Arjovsky et al. 2017: 0.01)"
     optim.add_argument("--weight_clip", type=float, metavar="C", help=clip)
-    optim.add_argument("--lr_g", type=float, default=1.6e-3, help="G's learning rate (1e-4)")
-    optim.add_argument("--lr_d", type=float, default=1.6e-3, help="the critic's (1e-4; WGAN: 5e-5)")
+    lr_g = "learning rate of G (Alg. 1: 1e-4)"
+    optim.add_argument("--lr_g", type=float, default=1.6e-3, help=lr_g)
+    lr_d = "learning rate of the critic (Alg. 1: 1e-4; WGAN: 5e-5)"
+    optim.add_argument("--lr_d", type=float, default=1.6e-3, help=lr_d)
     decay = "last fraction of the run, in which learning rates fall to 0 (DCGAN's MNIST code: 0.5)"
     optim.add_argument("--lr_decay", type=float, default=0.0, help=decay)
     optim.add_argument("--beta1", type=float, default=0.0, help="Adam beta1 (Alg. 1: 0)")
@@ -163,7 +165,7 @@ class Critic(nn.Module):
         self.embed = nn.Embedding(num_classes, 8 * ndf) if num_classes else None
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        maps = self.layers(images)  # (B, 32, 14, 14), then (B, 64, 7, 7) for 28 x 28 pixels
+        maps = self.layers(images)  # (B, 64, 7, 7) for 28 x 28 pixels
         flat = maps.permute(0, 2, 3, 1).flatten(1)  # (B, 7 * 7 * 64), without a copy
         features = self.hidden(flat)  # (B, 256)
         scores = self.linear(features).squeeze(1)
@@ -211,7 +213,8 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Ten
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Decay learning rates linearly to 0 in the last `decay` of a run. `done` of it has passed."""
+    """Decay the learning rates linearly to 0 over the last fraction `decay` of a run. `done` is the
+    finished fraction of the run."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:

@@ -113,10 +113,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raise InputError if `path` exists or cannot be written.
     """
+    if os.path.lexists(path):
+        raise InputError(f"{path} exists: name a new folder")
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        if os.path.lexists(path):
-            raise InputError(f"{path} exists: name a new folder")
         unfinished.mkdir(parents=True)
         yield unfinished
         unfinished.rename(path)

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-MOST_DEPTH = 8  # of --depth, and of a checkpoint that may come from anywhere
+MOST_DEPTH = 8  # upper limit of --depth; a checkpoint from elsewhere could name any depth
 
 
 def spectral_norm(network: nn.Module) -> None:
-    """Apply torch's spectral norm to all layers of `network`, in float32 even under autocast.
+    """Apply torch's spectral norm to all convolutions, linear layers and embeddings of `network`.
 
-    Call it after the initialisation: it estimates the largest singular value of each weight.
+    Call this function after the initialisation, because torch estimates the largest singular values
+    at once. The computation is in float32 even under autocast.
     """
 
     def forward(self: nn.Module, weight: Tensor) -> Tensor:

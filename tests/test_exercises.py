@@ -22,6 +22,8 @@ WRONG_LOSSES = {
     "return F.softplus(-real).sum() + F.softplus(fake).sum()": "at logits 0",
     "return F.softplus(real).mean() + F.softplus(-fake).mean()": "smaller if D is right",
     "return math.log(2) + F.softplus(-real).mean() + fake.mean()": "random logits",
+    "return (F.softplus(-real).mean() + F.softplus(fake).mean()).detach()": "has a gradient",
+    "return 2 * F.softplus((fake - real).double() / 2).mean()": "random logits",
     "return F.softplus(-real).mean() + F.softplus(fake.detach()).mean()": "its gradient",
     "return -real.sigmoid().log().mean() - (1 - fake.sigmoid()).log().mean()": "-200 and 200",
 }
@@ -110,3 +112,22 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(pyplot.gcf().axes) == 2
     pyplot.close("all")
     assert [int(row["step"]) for row in namespace["rows"]] == [50, 100, 150, 200]
+
+
+@pytest.mark.parametrize("patch", sorted((ROOT / "docs/answers").iterdir()), ids=lambda p: p.stem)
+def test_a_patched_discriminator_keeps_spectral_norm(patch: Path, tmp_path: Path) -> None:
+    for script in ("dcgan", "cdcgan", "vanilla_gan", "wgan_gp"):
+        shutil.copy(ROOT / f"{script}.py", tmp_path)
+    subprocess.run(["git", "apply", str(patch)], cwd=tmp_path, check=True)
+    for script, classes in (("dcgan", {}), ("cdcgan", {"num_classes": 3})):
+        spec = importlib.util.spec_from_file_location(
+            f"{patch.stem}_{script}", tmp_path / f"{script}.py"
+        )
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        d = module.Discriminator(4, 1, 28, norm="spectral", dropout=0.0, **classes)
+        kinds = (torch.nn.Conv2d, torch.nn.Linear, torch.nn.Embedding)
+        layers = [layer for layer in d.modules() if isinstance(layer, kinds)]
+        assert len(layers) >= 4
+        assert all(hasattr(layer, "parametrizations") for layer in layers)

@@ -133,6 +133,8 @@ def test_every_flag_in_the_text_is_one_of_a_script() -> None:
         " --logdir --index-url --standalone --nproc_per_node --nnodes --node_rank --rdzv_endpoint "
     )
     known += "".join(map(flags_of, sorted(scripts)))
+    patches = [path.read_text() for path in (ROOT / "docs/answers").iterdir()]
+    known += " ".join(re.findall(r'^\+.*add_argument\("(--\w+)"', "\n".join(patches), re.MULTILINE))
     for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]+", TEXT)):
         assert re.search(rf"{flag}\b", known), flag
 
@@ -286,7 +288,9 @@ def test_the_readmes_figures_are_recorded() -> None:
     text = PAGES[ROOT / "README.md"]
     assert "| lines of code | FCD | CPU minutes |\n" in text
     recorded = results_rows()
-    rows = rows_of("README.md", "| script | paper |")
+    *rows, plain = rows_of("README.md", "| script | paper |")
+    last = (ROOT / "docs/quality.csv").read_text().split()[-1].split(",")
+    assert plain[-2:] == [f"{float(last[1]):.2f}", f"{float(last[0]):.0f} (two cores)"]
     assert [row[0] for row in rows] == [f"[{name}.py]({name}.py)" for name in SCRIPTS]
     for name, row in zip(SCRIPTS, rows, strict=True):
         run = recorded[f"{name}.py", "Fashion-MNIST"]
@@ -421,7 +425,7 @@ def failures() -> dict[str, str]:
 
 def test_each_failure_has_its_parts_in_order() -> None:
     """Command, picture (or table), cause, the cure's command, the cure's number."""
-    assert len(PAGES[ROOT / "docs/failures.md"].splitlines()) <= 160
+    assert len(PAGES[ROOT / "docs/failures.md"].splitlines()) <= 180
     command, picture = r"\n```sh\n[^`]+```\n\n", r"(!\[.+?\]\(.+?\)|(\|.*\n)+)\s+"
     cause, cure = r"\*\*Cause\.\*\* [^*]+", r"\*\*Cure\.\*\* .*?`(python|git) [^`]+`.*?FCD .*"
     assert len(failures()) >= 8
@@ -505,7 +509,8 @@ def test_the_log_is_as_recorded() -> None:
     sets = {"Fashion-MNIST": "", "MNIST": "--dataset mnist", "CIFAR-10 (JPEG)": cifar10}
     runs_of = re.compile(r"- Runs: `(\w+)\.py` on (.+?), (\d+) epochs?(?:, both with (.*?))?\. - ")
     fcd_of = re.compile(r"- FCD: ([\d.]+) (with .*?), ([\d.]+) (with.*?)\. - ")
-    trials = PAGES[ROOT / "docs/log.md"].split("\n## ")[1:]
+    _, first, *trials = PAGES[ROOT / "docs/log.md"].split("\n## ")
+    assert first.startswith("The last layers of D")  # has a table
     assert 10 <= len(trials) <= 20
     curves = [run["fcd"] for run in record_results.recorded(record_results.CURVES)]
     newest = []
@@ -523,6 +528,38 @@ def test_the_log_is_as_recorded() -> None:
         compare([fcd[1], fcd[3]], [values[int(epochs) - 1] for values in found])
         newest.append(max(curves.index(values) for values in found))
     assert newest == sorted(newest, reverse=True)
+
+
+def test_the_table_of_trials_is_as_recorded() -> None:
+    """One row per line of trials.jsonl, and the three sentences about the differences."""
+    runs = record_results.recorded(ROOT / "docs/trials.jsonl")
+    rows = rows_of("log.md", "| change of D | data |")
+    assert len(rows) == len(runs) <= 20
+    for (change, images, *cells), run in zip(rows, runs, strict=True):
+        assert (change, images) == (run["change"], run["data"]) and run["seed"] == 0
+        own = run["metrics"].get("held_out") or run["metrics"]["own"]
+        numbers = [run["epochs"], run["cpu_minutes"], own["fcd"], own["recall"], own["coverage"]]
+        compare(cells, [*numbers, run["metrics"]["other"]["fcd"]])
+
+    def found(
+        change: str, epochs: int, data: str = "Fashion-MNIST"
+    ) -> tuple[dict[str, float], float]:
+        (run,) = (
+            r for r in runs if (r["change"], r["epochs"], r["data"]) == (change, epochs, data)
+        )
+        metrics = run["metrics"]
+        return metrics.get("held_out") or metrics["own"], metrics["other"]["fcd"]
+
+    two, two_other = found("none", 8)
+    after, after_other = found("none, initialised after spectral norm", 8)
+    assert abs(after["fcd"] / two["fcd"] - 1) < 0.03 and abs(after_other / two_other - 1) < 0.03
+    dense, dense_other = found("`dense` only", 10)
+    assert dense["fcd"] / two["fcd"] < 1.1 and dense_other / two_other < 1.1
+    assert dense["recall"] > two["recall"] and dense["coverage"] > two["coverage"]
+    cifar = [found(change, 8, "CIFAR-10 (JPEG)") for change in ("none", "`dense` only")]
+    assert cifar[1][0]["fcd"] < cifar[0][0]["fcd"] and cifar[1][1] > cifar[0][1]
+    flat, _ = found("`local`, and a linear layer on the map", 9)
+    assert flat["fcd"] < two["fcd"] and flat["recall"] < two["recall"] - 0.03
 
 
 def test_the_papers_settings_are_as_recorded() -> None:
@@ -569,6 +606,12 @@ def test_the_courses_results_are_as_recorded() -> None:
             shown = [cell.strip() for cell in row.split("|")[1:-1]]
             run = recorded[shown[0].strip("`"), "Fashion-MNIST"]
             assert shown[1:] == [run[name] for name in names[1:]]
+
+
+def test_the_code_of_the_course_is_in_the_scripts() -> None:
+    scripts = "".join((ROOT / f"{name}.py").read_text() for name in SCRIPTS)
+    blocks = re.findall(r"```py\n(.*?)```", PAGES[ROOT / "docs/course.md"], re.DOTALL)
+    assert len(blocks) >= 3 and all(block in scripts for block in blocks)
 
 
 def test_the_courses_layers_are_those_that_training_prints() -> None:

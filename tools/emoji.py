@@ -2,11 +2,12 @@
 
     npm pack emoji-datasource-google@16.0.0
     python tools/emoji.py emoji-datasource-google-16.0.0.tgz emoji
-    python cdcgan.py --dataset folder --data_dir emoji --config configs/cdcgan_emoji.json
+    python cdcgan.py --dataset folder --data_dir emoji --image_size 64
 
 The skin-tone variants and the category Component (the five skin tones) are left out, so that no
-variant of a training image is a test image. Version 16.0.0 has 1,906 images in nine categories. The
-licence of the images is Apache 2.0 (Google); the package is MIT-licensed.
+test image is a skin-tone variant of a training image. Variants of person, man and woman remain.
+Version 16.0.0 has 1,906 images in nine categories. The licence of the images is Apache 2.0
+(Google); the package is MIT-licensed.
 """
 
 import argparse
@@ -40,6 +41,8 @@ def read_package(path: Path) -> dict[str, bytes]:
         images = {}
         for emoji in json.loads(wanted[LIST]):
             category = Path(emoji["category"]).name.lower().replace(" & ", "-")
+            if category in ("", ".", ".."):
+                raise ValueError("no name of a folder")
             if category != "component":
                 name = f"{category}/{Path(emoji['image']).stem}.png"
                 images[name] = wanted[IMAGES + emoji["image"]]

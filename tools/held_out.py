@@ -29,6 +29,8 @@ def write_split(dataset: Dataset, number: int, seed: int, path: Path) -> None:
     The folder `path` is complete or absent. Raise InputError if it exists or cannot be written.
     """
     images, labels = dataset.train_images, dataset.train_labels
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed {seed} is not between 0 and 4294967295")
     if not 1 <= number < len(images):
         raise InputError(f"--number {number} does not fit {len(images):,} training images")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
@@ -49,7 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument("--dataset", choices=DATASETS, default="fashion_mnist", help="data set")
+    parser.add_argument(
+        "--dataset",
+        choices=DATASETS,
+        default="fashion_mnist",
+        help="data set to split (default: fashion_mnist)",
+    )
     parser.add_argument("--data_dir", default="data", help="folder of the data set (default: data)")
     size = "resize images to this many pixels per side (default: 28 or 32; 64 for a folder)"
     parser.add_argument("--image_size", type=int, help=size)

@@ -26,6 +26,8 @@ from scipy.special import rel_entr
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from support.command import exit_on_input_error
+
 from fid import Gaussian, frechet_distance, neighbour_radii
 from support.checkpoints import load_generator
 from support.features import load_features
@@ -339,10 +341,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--out_dir", type=Path, default=ROOT / "docs", help="folder for the files (default: docs/)"
     )
     args = parser.parse_args(argv)
+    args.out_dir.mkdir(parents=True, exist_ok=True)
     for name in [args.only] if args.only else FIGURES:
         path = write(name, args.out_dir)
         print(f"{path}: {path.stat().st_size / 1024:.0f} KB")
 
 
 if __name__ == "__main__":
-    main()
+    with exit_on_input_error():
+        main()
