@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10
 
+import cdcgan
 import support.download
 from data import Dataset
 from fid import Statistics
@@ -60,6 +61,13 @@ def shapes(network: torch.nn.Module) -> dict[str, torch.Size]:
     """Return the shapes of all weights of `network` except the counters of batch norms."""
     items = network.state_dict().items()
     return {name: value.shape for name, value in items if not name.endswith("tracked")}
+
+
+def random_generator(**args: int) -> cdcgan.Generator:
+    """Return a Generator of cdcgan.py with other weights, because initial weights draw only grey."""
+    generator = cdcgan.Generator(**args)
+    generator.load_state_dict(random_state(shapes(generator), 0), strict=False)
+    return generator.eval()
 
 
 @functools.cache

@@ -19,6 +19,7 @@ from cdcgan import (
     targets,
     update_ema,
 )
+from tests.stand_ins import random_generator
 
 LAYERS_OF_D = 6
 NORMS = ("spectral", "batch", "instance", "layer", "none")
@@ -137,7 +138,7 @@ def test_initial_weights_are_dcgans() -> None:
 
 def test_both_networks_see_the_class() -> None:
     torch.manual_seed(0)
-    generator = Generator(8, 4, 1, 28, 5).eval()
+    generator = random_generator(z_dim=8, ngf=4, channels=1, image_size=28, num_classes=5)
     z = torch.randn(1, 8)
     one, two = (generator(z, torch.tensor([label])) for label in (0, 1))
     assert not torch.allclose(one, two)

@@ -49,6 +49,7 @@ from tests.stand_ins import (
     inflating,
     measured,
     random_classifier,
+    random_generator,
     random_images,
     random_inception,
 )
@@ -601,7 +602,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "classes": [str(i) for i in range(10)],
         "generator_args": generator_args,
         "step": 1,
-        "ema": cdcgan.Generator(**generator_args).state_dict(),
+        "ema": random_generator(**generator_args).state_dict(),
     }
     (folder / "run").mkdir()
     torch.save(checkpoint, folder / "run" / "last.pt")

@@ -25,6 +25,7 @@ from support.checkpoints import load_generator, read_checkpoint
 from support.drawing import GIF_SIDE, check_layout, draw_grid, lay_out, row_font, save_gif
 from support.sampling import noise, sample, sample_between, slerp
 from tests.conftest import CLASSES, ROOT, folder_flags, refusal
+from tests.stand_ins import random_generator
 from training.classifier import classifier_for
 
 
@@ -38,7 +39,7 @@ def trained(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_conditional(path: Path, classes: list[str], channels: int = 1) -> Path:
     """Write a checkpoint of an untrained generator of 28 x 28 images with these class names."""
     args = dict(z_dim=8, ngf=4, channels=channels, image_size=28, num_classes=len(classes))
-    generator = cdcgan.Generator(**args)
+    generator = random_generator(**args)
     content = {"script": "cdcgan", "dataset": "folder", "classes": classes, "step": 0}
     torch.save({**content, "generator_args": args, "ema": generator.state_dict()}, path)
     return path
@@ -142,7 +143,7 @@ def test_interpolation_as_a_loop(trained: Path, tmp_path: Path) -> None:
 def test_a_row_goes_on_to_the_class_of_the_next() -> None:
     """Strong embeddings, because the images of a short training hardly depend on the class."""
     torch.manual_seed(0)
-    generator = cdcgan.Generator(8, 4, channels=1, image_size=28, num_classes=3).eval()
+    generator = random_generator(z_dim=8, ngf=4, channels=1, image_size=28, num_classes=3)
     torch.nn.init.normal_(generator.embed.weight, std=100.0)
     z, end = noise(6, 8, 0), noise(6, 8, 1)
     labels, of_next, of_last = (
@@ -340,7 +341,7 @@ def test_classes_that_are_all_published_are_a_part_of_those(tmp_path: Path) -> N
 
 def test_no_sample_depends_on_how_many_are_drawn_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    generator = cdcgan.Generator(8, 4, channels=1, image_size=28, num_classes=3).eval()
+    generator = random_generator(z_dim=8, ngf=4, channels=1, image_size=28, num_classes=3)
     torch.nn.init.normal_(generator.embed.weight, std=100.0)
     z, start, end = noise(7, 8, 0), torch.arange(7) % 3, torch.arange(7) // 3
     t = torch.linspace(0, 1, 7).unsqueeze(1)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import cdcgan
 import inception_score as script
 import support.features
 import support.image_sets
@@ -21,6 +20,7 @@ from tests.conftest import refusal
 from tests.stand_ins import (
     classifier_checkpoint,
     random_classifier,
+    random_generator,
     random_images,
     random_inception,
 )
@@ -182,7 +182,7 @@ def test_samples_of_a_run(command: Path, monkeypatch: pytest.MonkeyPatch, capsys
         "classes": [str(i) for i in range(10)],
         "generator_args": generator_args,
         "step": 1,
-        "ema": cdcgan.Generator(**generator_args).state_dict(),
+        "ema": random_generator(**generator_args).state_dict(),
     }
     torch.save(checkpoint, command / "run.pt")
     monkeypatch.setattr(support.image_sets, "sample", noted)
