@@ -64,7 +64,7 @@ def shapes(network: torch.nn.Module) -> dict[str, torch.Size]:
 
 
 def random_generator(**args: int) -> cdcgan.Generator:
-    """Return a Generator of cdcgan.py with other weights, because initial weights draw only grey."""
+    """Return a Generator of cdcgan.py with other weights. Initial weights draw only grey."""
     generator = cdcgan.Generator(**args)
     generator.load_state_dict(random_state(shapes(generator), 0), strict=False)
     return generator.eval()
