@@ -30,7 +30,7 @@ INTERVALS = {
     **dict.fromkeys(("lr_g", "lr_d", "weight_clip"), RATE),
     **dict.fromkeys(("dropout", "beta1", "beta2", "ema", "lr_decay"), SHARE),
     **{"label_smoothing": "[0, 0.5]", "label_noise": "[0, 1]", "lambda_gp": "[0, 1e6]"},
-    **{"seed": "[0, 4294967295]", "eval_samples": "[10, 1e7]"},
+    **{"seed": "[0, 4294967295]", "eval_samples": "[10, 1e7]", "depth": "[0, 8]"},
 }
 OF_GENERATE = {
     **{"grid_size": "[1, 100]", "neighbours": "[1, 30]", "interpolate": "[1, 30]"},
