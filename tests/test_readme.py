@@ -143,7 +143,7 @@ def test_every_flag_in_the_text_is_one_of_a_script() -> None:
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the commands find what they name: runs, pictures, statistics."""
     stage = tmp_path_factory.mktemp("stage")
-    for name in set(re.findall(r"\bpictures\b|\w+_folder\b|\bCIFAR\b", TEXT)):
+    for name in set(re.findall(r"\bpictures\b|\w+_folder\b|\bCIFAR\b|\bemoji\b", TEXT)):
         make_pictures(stage / name)
     for name in ("pretrained", "configs"):
         shutil.copytree(ROOT / name, stage / name)

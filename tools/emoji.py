@@ -2,7 +2,7 @@
 
     npm pack emoji-datasource-google@16.0.0
     python tools/emoji.py emoji-datasource-google-16.0.0.tgz emoji
-    python cdcgan.py --dataset folder --data_dir emoji --image_size 64
+    python cdcgan.py --dataset folder --data_dir emoji --config configs/cdcgan_emoji.json
 
 The skin-tone variants and the category Component (the five skin tones) are left out, so that no
 test image is a skin-tone variant of a training image. Variants of person, man and woman remain.
