@@ -145,7 +145,7 @@ def test_arguments_survive_config_json(script: str) -> None:
     for name, default in vars(parse([])).items():
         if name in INTERVALS:
             low, high = json.loads(f"[{INTERVALS[name][1:-1]}]")
-            whole = name in ("seed", "eval_samples") or INTERVALS[name] in (WIDTH, COUNT)
+            whole = name in ("seed", "eval_samples", "depth") or INTERVALS[name] in (WIDTH, COUNT)
             inside: Any = st.integers(int(low), int(high)) if whole else st.floats(low, high)
             values[name] = inside.filter(lambda x, name=name: within(x, INTERVALS[name]))
         elif isinstance(default, bool):
