@@ -10,7 +10,6 @@ convolutions, and decides whether an image comes from the data.
     z                      100 numbers, uniform                    16 numbers from N(0, 1)
     convolutions           5 x 5; MNIST*: G 128->64, D 64->128     4 x 4; G 128->64, D 32->64
     dense hidden layers    for MNIST* 1,024 units in G and in D    256 units in D
-    other features of D    none                                    3 x 3 conv, summed over positions
     norm of D              batch                                   spectral (Miyato et al. 2018)
     Adam                   0.0002, betas 0.5, 0.999*               G 0.0008, D 0.0016, betas 0, 0.9
     learning-rate decay    none*; for MNIST* in the second half    in the second half
@@ -138,24 +137,18 @@ class Discriminator(nn.Module):
             for _ in range(depth):
                 layers += conv_block(nn.Conv2d(width, width, 3, padding=1), norm)
         self.layers = nn.Sequential(*layers)
-        # Two kinds of features. `dense` keeps positions (layout), as DCGAN's MNIST code does.
-        # `local` sums the outputs of a convolution over all positions (texture).
-        last = widths[-1]
-        self.local = nn.Sequential(*conv_block(nn.Conv2d(last, last, 3, padding=1), norm))
-        self.dense = nn.Linear(last * side**2, 8 * ndf)
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(8 * ndf + last, 1)
+        dense = nn.Linear(widths[-1] * side**2, 8 * ndf)
+        self.hidden = nn.Sequential(dense, nn.LeakyReLU(0.2, inplace=True), nn.Dropout(dropout))
+        self.linear = nn.Linear(8 * ndf, 1)
         init_weights(self)
         if norm == "spectral":
             spectral_norm(self)  # last, because it computes sigma of the initial weights
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the input of the last layer (B, 8 * ndf + channels of the last maps)."""
+        """Return the input of the last layer, (B, 8 * ndf)."""
         maps = self.layers(images)  # (B, 64, 7, 7) for 28 x 28 pixels
         flat = maps.permute(0, 2, 3, 1).flatten(1)  # (B, 7 * 7 * 64), without a copy
-        dense = F.leaky_relu(self.dense(flat), 0.2)  # (B, 256)
-        local = self.local(maps).sum(dim=(2, 3))  # (B, 64)
-        return self.dropout(torch.cat([dense, local], dim=1))
+        return self.hidden(flat)  # (B, 256)
 
     def logits_from_features(self, features: Tensor) -> Tensor:
         return self.linear(features).squeeze(1).float()
@@ -217,8 +210,7 @@ def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tenso
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Decay the learning rates linearly to 0 over the last fraction `decay` of a run. `done` is the
-    finished fraction of the run."""
+    """Let the rates fall to 0 in the last fraction `decay` of a run; a fraction `done` is over."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:

@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     dropout = "fraction of D's hidden features that dropout sets to 0 (Sec. 5)"
     model.add_argument("--dropout", type=float, default=0.3, help=dropout)
     optim = parser.add_argument_group("optimisation")
-    optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
+    optim.add_argument("--epochs", type=int, default=100, help="passes over the training images")
     optim.add_argument("--batch_size", type=int, default=64, help="images per update (m in Alg. 1)")
     d_steps = "updates of D per update of G (k in Alg. 1; the paper uses 1)"
     optim.add_argument("--d_steps", type=int, default=1, help=d_steps)
@@ -154,8 +154,7 @@ def generator_loss(fake_logits: Tensor, flip: bool = False) -> Tensor:
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Decay the learning rates linearly to 0 over the last fraction `decay` of a run. `done` is the
-    finished fraction of the run."""
+    """Let the rates fall to 0 in the last fraction `decay` of a run; a fraction `done` is over."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:

@@ -15,7 +15,7 @@ gradient norm 1 between each image and the sample that the cheapest transport mo
     learning rate         0.0001                          0.0016
     beta1 of Adam         0; 0.5*                         0
     z                     128 numbers*                    100 numbers
-    networks              several                         those of dcgan.py, without `local` in D
+    networks              several                         those of dcgan.py
     critic normalisation  none*, or layer (Sec. 4)        layer
     first weights         He or Glorot*                   std 0.02 (DCGAN)
     samples               from G                          from the EMA of G's weights
@@ -66,7 +66,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     conditional = "give the class to both networks, as in cdcgan.py"
     model.add_argument("--conditional", **SWITCH, help=conditional)
     optim = parser.add_argument_group("optimisation")
-    optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
+    optim.add_argument("--epochs", type=int, default=30, help="passes over the training images")
     optim.add_argument("--batch_size", type=int, default=64, help="images per update (WGAN: 64)")
     n_critic = "updates of the critic per update of G (Alg. 1: 5)"
     optim.add_argument("--n_critic", type=int, default=1, help=n_critic)
@@ -213,8 +213,7 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Ten
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Decay the learning rates linearly to 0 over the last fraction `decay` of a run. `done` is the
-    finished fraction of the run."""
+    """Let the rates fall to 0 in the last fraction `decay` of a run; a fraction `done` is over."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:

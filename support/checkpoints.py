@@ -1,6 +1,6 @@
 """Load and export checkpoints. A checkpoint may come from anywhere, so no code in it is executed.
 
-    generator, checkpoint = load_generator("runs/RUN")      # best.pt, else last.pt; in eval mode
+    generator, checkpoint = load_generator("runs/RUN")      # the run's last.pt; in eval mode
 
 docs/reference.md lists the content of a checkpoint. Only tensors, numbers and text are read
 (PyTorch's weights_only), and the content is checked before use. A checkpoint names the script that
@@ -30,16 +30,15 @@ SCRIPTS = ("vanilla_gan", "dcgan", "cdcgan", "wgan_gp")
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the content of a checkpoint, with all tensors on the CPU. No code is executed.
 
-    `path`: a file, or a run folder. In a run folder, best.pt is read if it exists, else last.pt.
+    `path`: a file, or a run folder, which means its last.pt (best.pt is chosen by test images).
     Raise InputError if there is no checkpoint, or if the file is damaged or not of these scripts.
     """
     path = Path(path)
     # os.path returns False for a name that is too long or not accessible. Path.is_dir() may raise.
     if os.path.isdir(path):
-        found = [path / name for name in ("best.pt", "last.pt") if os.path.isfile(path / name)]
-        if not found:
-            raise InputError(f"{path} has no best.pt and no last.pt: it is not a run folder")
-        path = found[0]
+        path = path / "last.pt"
+        if not os.path.isfile(path):
+            raise InputError(f"{path.parent} has no last.pt: it is not a run folder")
     if not os.path.isfile(path):
         raise InputError(f"there is no checkpoint {path}: give a .pt file or a run folder")
     try:
@@ -131,7 +130,7 @@ def export_generator(source: str | Path, path: Path) -> None:
     if of_run and path.name in ("best.pt", "last.pt"):  # --resume needs the entries left out here
         raise InputError(f"{path} is a run's own checkpoint: export to another file")
     if "rows" not in checkpoint:
-        raise InputError(f"{source} holds no metrics: give a run folder, or its best.pt")
+        raise InputError(f"{source} holds no metrics: give a run folder, or its last.pt")
     with check_fits(source, "a run"):
         check_progress(checkpoint)
     if "command" not in checkpoint:

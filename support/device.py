@@ -39,16 +39,22 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def pick_precision(device: torch.device, precision: str) -> str:
+    """Return "fp32" or "bf16". "auto" means bf16 if `device` computes with bfloat16 natively."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # CPUs with AMX support AVX512-BF16 as well.
+        native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if native else "fp32"
+
+
 def autocast_for(device: torch.device, precision: str) -> Callable[[], torch.autocast]:
     """Return a function that returns the autocast context of `precision` on `device`."""
-    if precision == "auto":
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            # CPUs with AMX support AVX512-BF16 as well.
-            native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-        precision = "bf16" if native else "fp32"
-    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    enabled = pick_precision(device, precision) == "bf16"
+    return lambda: torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def seeded(seed: int, *purpose: int) -> torch.Generator:

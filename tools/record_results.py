@@ -1,121 +1,162 @@
 """Train and evaluate one run, and record the results for the tables in docs/results.md.
 
-    python tools/record_results.py dcgan.py --dataset fashion_mnist --epochs 5 --seed 1
-    python tools/record_results.py --table          # the tables in docs/results.md
-    python tools/record_results.py --curve runs/RUN --patch r1   # add a finished run
+    python tools/record_results.py dcgan.py --dataset fashion_mnist --seed 1
+    python tools/record_results.py --table                       # the table in docs/results.md
+    python tools/record_results.py --curve runs/RUN --patch r1   # FCD per epoch of a trial
+    python tools/record_results.py --same                # after a change that trains the same
 
-The tool runs the given script, evaluates the best checkpoint with fid.py --prdc, and appends one
-line to docs/results.jsonl. The minutes are processor time, summed over all threads, and include
+The tool runs the script, evaluates the EMA generator of last.pt with fid.py --prdc, and appends one
+line to docs/results.jsonl. FCD uses the classifier of the data set. "FCD, other" uses the
+classifier of another data set. The minutes are processor time, summed over all threads, and include
 evaluation. With one thread (OMP_NUM_THREADS=1), other programs hardly change the minutes.
+
+Each line has a fingerprint of the code that trains and of all hyperparameters. A test compares it
+with the fingerprint of today's code. After a change of form for which tools/same_training.py finds
+bit-identical weights, --same writes the new fingerprints.
 """
 
 import argparse
+import ast
 import csv
 import datetime
+import hashlib
+import importlib
+import io
 import json
 import os
 import shlex
 import subprocess
 import sys
+import tokenize
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import torch
+
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from training.flags import NO_HYPERPARAMETERS, hyperparameters  # noqa: E402
+
 RESULTS, CURVES = ROOT / "docs/results.jsonl", ROOT / "docs/curves.jsonl"
+TRAINING_CODE = ("data.py", "support/device.py", "support/layers.py")  # and the script itself
+OTHER_CLASSIFIER = {"fashion_mnist": "cifar10", "mnist": "fashion_mnist", "folder": "fashion_mnist"}
+METRICS = ("fcd", "precision", "recall", "coverage")  # of fid.py --prdc
 QUALITY = {
     "fcd": "FCD",
+    "fcd_other": "FCD, other",
     "score": "score",
     "class_share": "in class",
     "precision": "precision",
     "recall": "recall",
-    "density": "density",
     "coverage": "coverage",
 }
-TIME = {"cpu_minutes": "CPU minutes", "images_per_second": "images/s", "gigabytes": "GB"}
-DATA_FLAGS = ("--dataset", "--data_dir", "--image_size", "--hflip", "--epochs", "--seed")
+DATA_FLAGS = ("--dataset", "--data_dir", "--image_size", "--hflip", "--seed", "--name")
 
 
-def record(argv: Sequence[str], label: str | None, machine: str, out: Path) -> dict[str, Any]:
-    """Train in the folder `out` with the command line `argv`; return the record of the run."""
-    import resource  # not on Windows
+def code_of(path: Path) -> str:
+    """Return the code of a file without comments, docstrings, spaces and the function parse_args.
 
-    command = [sys.executable, *argv, "--out_dir", str(out), "--name", "run"]
-    subprocess.run(command, cwd=ROOT, check=True)
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)  # before fid.py runs
-    run = out / "run"
+    The flags that parse_args defines are in the fingerprint by their values.
+    """
+    source = path.read_text()
+    tree = ast.parse(source)
+    skipped: set[int] = set()
+    for node in ast.walk(tree):
+        flags = isinstance(node, ast.FunctionDef) and node.name == "parse_args"
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if isinstance(node, ast.stmt) and (flags or docstring):
+            skipped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    kept = (t.string for t in tokens if t.type != tokenize.COMMENT and t.start[0] not in skipped)
+    return "".join("".join(kept).split())
+
+
+def fingerprint(command: str) -> str:
+    """Return a hash of today's code that trains with `command`, and of all hyperparameters."""
+    _, script, *argv = shlex.split(command)
+    parts = [code_of(ROOT / name) for name in (script, *TRAINING_CODE)]
+    args = importlib.import_module(script.removesuffix(".py")).parse_args(argv)
+    parts.append(json.dumps(hyperparameters(args), sort_keys=True))
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def record(run: Path, command: str, label: str | None, cost: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate the finished run in the folder `run`; return the record of the run."""
     config = json.loads((run / "config.json").read_text())
     args = config["args"]
-    with (run / "timing.csv").open() as file:
-        epochs = list(csv.DictReader(file))
     with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["fcd"]]
-    best = min(rows, key=lambda row: float(row["fcd"]))
-    data = args["dataset"]
-    real, options = f"{data}:test", ["--data_dir", args["data_dir"]]
+        *_, last = (row for row in csv.DictReader(file) if row["fcd"])
+    data, own, options = args["dataset"], args["dataset"], ["--data_dir", args["data_dir"]]
+    real = f"{data}:test"
     if data == "folder":
-        real, options = (
-            f"{args['data_dir']}/test",
-            ["--dataset", "cifar10"],
-        )  # CIFAR-10's classifier
-    measure = [sys.executable, "fid.py", real, str(run), *options, "--prdc", "--json"]
-    answer = subprocess.run(measure, cwd=ROOT, check=True, capture_output=True, text=True)
-    seconds = usage.ru_utime + usage.ru_stime
-    updates = args.get("n_critic", args.get("d_steps", 1))  # updates of D per update of G
-    images = sum(int(row["steps"]) for row in epochs) * args["batch_size"] * updates
+        real, own, options = f"{args['data_dir']}/test", "cifar10", []
+
+    def measure(classifier: str) -> dict[str, float]:
+        flags = ["--prdc", "--json", "--dataset", classifier, *options]
+        argv = [sys.executable, "fid.py", real, str(run), *flags]
+        answer = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True)
+        return json.loads(answer.stdout)
+
+    found, other = measure(own), measure(OTHER_CLASSIFIER[data])
     return {
-        "command": shlex.join(["python", *argv]),
+        "command": command,
         "script": config["script"],
         "data": label or data,
         "seed": args["seed"],
-        "epochs": len(epochs),
-        "best_epoch": round(float(best["epoch"])),
-        "cpu_minutes": round(seconds / 60, 1),
-        "images_per_second": round(images / seconds),
-        "gigabytes": round(usage.ru_maxrss / 2**20, 1),
-        "score": round(float(best["classifier_score"]), 2),
-        "class_share": round(float(best["class_share"]), 3) if best.get("class_share") else None,
-        **{name: round(json.loads(answer.stdout)[name], 3) for name in ("fcd", *[*QUALITY][3:])},
-        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-        "machine": machine,
+        "epochs": args["epochs"],
+        "fingerprint": fingerprint(command),
+        **{name: round(found[name], 4) for name in METRICS},
+        "fcd_other": round(other["fcd"], 4),
+        "score": round(float(last["classifier_score"]), 2),
+        "class_share": round(float(last["class_share"]), 3) if last.get("class_share") else None,
+        **cost,
+        "dtype": config["precision"],
+        "torch": torch.__version__,
         "commit": config["commit"],
         "date": datetime.date.today().isoformat(),
     }
 
 
-def tables(results: Sequence[dict[str, Any]]) -> tuple[str, str]:
-    """Return a table of the quality and a table of the time: one row per script and data set.
+def train(argv: Sequence[str], out: Path) -> dict[str, Any]:
+    """Train in the folder `out` with the command line `argv`; return the cost of the run."""
+    import resource  # not on Windows
+
+    command = [sys.executable, *argv, "--out_dir", str(out), "--name", "run"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "cpu_minutes": round((usage.ru_utime + usage.ru_stime) / 60, 1),
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+    }
+
+
+def tables(results: Sequence[dict[str, Any]]) -> str:
+    """Return the table of the quality: one row per script, data set and choice of flags.
 
     A cell is the mean over the seeds, with the standard deviation where several seeds were run.
     """
-    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for result in results:
-        groups.setdefault((result["script"], result["data"], result["epochs"]), []).append(result)
+        key = (result["script"], result["data"], other_flags(result["command"]))
+        groups.setdefault(key, []).append(result)
 
     def cell(runs: Sequence[dict[str, Any]], name: str, digits: int) -> str:
         values = [run[name] for run in runs if run[name] is not None]
         if not values:
             return ""
-        spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and digits else ""
+        spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 else ""
         return f"{mean(values):,.{digits}f}{spread}"
 
     quality = [["script", "data", "seeds", "epochs", *QUALITY.values(), "other flags"]]
-    time = [["script", "data", "processor", "epochs", *TIME.values()]]
-    for (script, data, epochs), runs in groups.items():
-        what = [f"`{script}.py`", data]
-        values = [cell(runs, name, 2) for name in QUALITY]
-        flags = other_flags(runs[0]["command"])
-        quality.append([*what, str(len(runs)), str(epochs), *values, flags and f"`{flags}`"])
-        (machine,) = {run["machine"] for run in runs}
-        cost = [cell(runs, "cpu_minutes", 0), cell(runs, "images_per_second", 0)]
-        cost.append(cell(runs, "gigabytes", 1).partition(" ")[0])
-        time.append([*what, machine, str(epochs), *cost])
-    numbers = len(QUALITY)
-    return (
-        markdown(quality, ["---", "---", *["---:"] * (2 + numbers), "---"]),
-        markdown(time, ["---", "---", "---", *["---:"] * (1 + len(TIME))]),
-    )
+    for (script, data, flags), runs in groups.items():
+        digits = {name: 3 if name.startswith("fcd") else 2 for name in QUALITY}
+        values = [cell(runs, name, digits[name]) for name in QUALITY]
+        count = [str(len(runs)), str(runs[0]["epochs"])]
+        quality.append([f"`{script}.py`", data, *count, *values, flags and f"`{flags}`"])
+    return markdown(quality, ["---", "---", *["---:"] * (2 + len(QUALITY)), "---"])
 
 
 def other_flags(command: str) -> str:
@@ -133,9 +174,6 @@ def markdown(rows: Sequence[Sequence[str]], alignment: Sequence[str]) -> str:
 
 def curve(run: Path, patch: str) -> dict[str, Any]:
     """Return hyperparameters and FCD per epoch of a run; `patch` names a change of the code."""
-    sys.path.insert(0, str(ROOT))
-    from training.flags import NO_HYPERPARAMETERS
-
     config = json.loads((run / "config.json").read_text())
     with (run / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("fcd")]
@@ -144,9 +182,7 @@ def curve(run: Path, patch: str) -> dict[str, Any]:
         "script": config["script"],
         "patch": patch,
         "args": {name: v for name, v in config["args"].items() if name not in left_out},
-        "epochs": config["args"][
-            "epochs"
-        ],  # planned epochs, which determine the learning-rate decay
+        "epochs": config["args"]["epochs"],  # planned: they determine the learning-rate decay
         "fcd": [round(float(row["fcd"]), 3) for row in rows],
         "commit": config["commit"],
     }
@@ -161,38 +197,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", action="store_true", help="print the tables and train nothing")
+    parser.add_argument("--table", action="store_true", help="print the table and train nothing")
     parser.add_argument(
-        "--curve",
-        type=Path,
-        help="run folder whose FCD per epoch is added to docs/curves.jsonl; train nothing",
+        "--same", action="store_true", help="write the fingerprints of today's code"
     )
-    parser.add_argument(
-        "--patch", default="", help="name of a change of the code, for --curve (default: none)"
-    )
+    curves = "run folder whose FCD per epoch is added to docs/curves.jsonl; train nothing"
+    parser.add_argument("--curve", type=Path, metavar="RUN", help=curves)
+    patch = "name of a change of the code, for --curve (default: none)"
+    parser.add_argument("--patch", default="", help=patch)
     parser.add_argument("--label", help="name of the data in the tables (default: the data set)")
-    parser.add_argument(
-        "--machine", default="", help="name of the processor, for the record (default: none)"
-    )
-    parser.add_argument(
-        "--keep", type=Path, default=Path("runs/recorded"), help="folder for run folders"
-    )
-    parser.add_argument(
-        "argv", nargs=argparse.REMAINDER, help="training script and flags of the script"
-    )
+    processor = "name of the processor, for the record (default: none)"
+    parser.add_argument("--processor", default="", help=processor)
+    keep = "folder for run folders (default: runs/recorded)"
+    parser.add_argument("--keep", type=Path, default=Path("runs/recorded"), help=keep)
+    training = "training script and flags of the script"
+    parser.add_argument("argv", nargs=argparse.REMAINDER, help=training)
     args = parser.parse_args()
     if args.table:
-        print(*tables(recorded()), sep="\n\n")
-        return
-    if args.curve:
+        print(tables(recorded()))
+    elif args.same:
+        rows = [run | {"fingerprint": fingerprint(run["command"])} for run in recorded()]
+        RESULTS.write_text("".join(json.dumps(run) + "\n" for run in rows))
+    elif args.curve:
         with CURVES.open("a") as file:
             file.write(json.dumps(curve(args.curve, args.patch)) + "\n")
-        return
-    name = "-".join(part.lstrip("-").replace("/", "_") for part in args.argv)
-    result = record(args.argv, args.label, args.machine, (args.keep / name).resolve())
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(result) + "\n")
-    print(result)
+    else:
+        name = "-".join(part.lstrip("-").replace("/", "_") for part in args.argv)
+        cost = train(args.argv, (args.keep / name).resolve()) | {"processor": args.processor}
+        command = shlex.join(["python", *args.argv])
+        result = record((args.keep / name).resolve() / "run", command, args.label, cost)
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        print(result)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from data import Dataset
+from support.device import pick_precision
 from support.files import UNFINISHED, locked, writing
 
 LISTED_CLASSES = 20  # a summary prints at most this many class names
@@ -64,7 +65,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def write_config(folder: Path, script: str, args: argparse.Namespace, device: torch.device) -> None:
-    """Write config.json: the arguments for --config and --resume, the device and versions."""
+    """Write config.json: the arguments for --config and --resume, device, precision, versions."""
     here = Path(__file__).parent
     git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
     try:
@@ -76,6 +77,7 @@ def write_config(folder: Path, script: str, args: argparse.Namespace, device: to
         "script": script,
         "args": {name: v for name, v in vars(args).items() if name not in not_saved},
         "device": str(device),
+        "precision": pick_precision(device, args.precision),
         "processes": processes(),
         "commit": commit,
         "versions": {
