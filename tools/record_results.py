@@ -1,7 +1,7 @@
 """Train and evaluate one run, and record the results for the tables in docs/results.md.
 
     python tools/record_results.py dcgan.py --dataset fashion_mnist --seed 1
-    python tools/record_results.py --table                       # the table in docs/results.md
+    python tools/record_results.py --table                       # the tables in docs/results.md
     python tools/record_results.py --curve runs/RUN --patch r1   # FCD per epoch of a trial
     python tools/record_results.py --same                # after a change that trains the same
 
@@ -43,6 +43,7 @@ from training.flags import NO_HYPERPARAMETERS, hyperparameters  # noqa: E402
 RESULTS, CURVES = ROOT / "docs/results.jsonl", ROOT / "docs/curves.jsonl"
 TRAINING_CODE = ("data.py", "support/device.py", "support/layers.py")  # and the script itself
 OTHER_CLASSIFIER = {"fashion_mnist": "cifar10", "mnist": "fashion_mnist", "folder": "fashion_mnist"}
+DATA_NAMES = {"fashion_mnist": "Fashion-MNIST", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 METRICS = ("fcd", "precision", "recall", "coverage")  # of fid.py --prdc
 QUALITY = {
     "fcd": "FCD",
@@ -104,7 +105,7 @@ def record(run: Path, command: str, label: str | None, cost: dict[str, Any]) -> 
     return {
         "command": command,
         "script": config["script"],
-        "data": label or data,
+        "data": label or DATA_NAMES.get(data, data),
         "seed": args["seed"],
         "epochs": args["epochs"],
         "fingerprint": fingerprint(command),
@@ -133,8 +134,8 @@ def train(argv: Sequence[str], out: Path) -> dict[str, Any]:
     }
 
 
-def tables(results: Sequence[dict[str, Any]]) -> str:
-    """Return the table of the quality: one row per script, data set and choice of flags.
+def tables(results: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """Return a table of the quality and a table of the time: one row per script, data and flags.
 
     A cell is the mean over the seeds, with the standard deviation where several seeds were run.
     """
@@ -151,12 +152,24 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
         return f"{mean(values):,.{digits}f}{spread}"
 
     quality = [["script", "data", "seeds", "epochs", *QUALITY.values(), "other flags"]]
+    time = [["script", "data", "processor", "precision", "epochs", "CPU minutes", "other flags"]]
     for (script, data, flags), runs in groups.items():
         digits = {name: 3 if name.startswith("fcd") else 2 for name in QUALITY}
         values = [cell(runs, name, digits[name]) for name in QUALITY]
-        count = [str(len(runs)), str(runs[0]["epochs"])]
-        quality.append([f"`{script}.py`", data, *count, *values, flags and f"`{flags}`"])
-    return markdown(quality, ["---", "---", *["---:"] * (2 + len(QUALITY)), "---"])
+        what, epochs, others = (
+            [f"`{script}.py`", data],
+            str(runs[0]["epochs"]),
+            flags and f"`{flags}`",
+        )
+        quality.append([*what, str(len(runs)), epochs, *values, others])
+        for machine in sorted({(run["processor"], run["dtype"]) for run in runs}):
+            same = [run for run in runs if (run["processor"], run["dtype"]) == machine]
+            minutes = f"{mean(run['cpu_minutes'] for run in same):.0f}"
+            time.append([*what, *machine, epochs, minutes, others])
+    return (
+        markdown(quality, ["---", "---", *["---:"] * (2 + len(QUALITY)), "---"]),
+        markdown(time, [*["---"] * 4, "---:", "---:", "---"]),
+    )
 
 
 def other_flags(command: str) -> str:
@@ -197,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", action="store_true", help="print the table and train nothing")
+    parser.add_argument("--table", action="store_true", help="print the tables and train nothing")
     parser.add_argument(
         "--same", action="store_true", help="write the fingerprints of today's code"
     )
@@ -214,7 +227,7 @@ def main() -> None:
     parser.add_argument("argv", nargs=argparse.REMAINDER, help=training)
     args = parser.parse_args()
     if args.table:
-        print(tables(recorded()))
+        print(*tables(recorded()), sep="\n\n")
     elif args.same:
         rows = [run | {"fingerprint": fingerprint(run["command"])} for run in recorded()]
         RESULTS.write_text("".join(json.dumps(run) + "\n" for run in rows))
