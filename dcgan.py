@@ -6,17 +6,17 @@ convolutions, and decides whether an image comes from the data.
 
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]
 
-    what                   in the paper (*: in its code)           here
-    z                      100 numbers, uniform                    16 numbers from N(0, 1)
-    convolutions           5 x 5; MNIST*: G 128->64, D 64->128     4 x 4; G 128->64, D 32->64
-    dense hidden layers    for MNIST* 1,024 units in G and in D    256 units in D
-    norm of D              batch                                   spectral (Miyato et al. 2018)
-    Adam                   0.0002, betas 0.5, 0.999*               G 0.0008, D 0.0016, betas 0, 0.9
-    learning-rate decay    none*; for MNIST* in the second half    in the second half
-    weight decay           1e-5*; for MNIST* 2.5e-5                none
-    updates                each batch updates D or G*              D and G, with the same z
-    target of real images  1                                       0.9 (label smoothing)
-    samples                from G                                  from the EMA of G's weights
+    what                   in the paper (*: in its code)       here
+    z                      100 numbers, uniform                16 numbers from N(0, 1)
+    convolutions           5x5; MNIST*: G 128->64, D 64->128   4x4; G 128->64, D 32->64
+    dense hidden layers    for MNIST* 1,024 units in G and D   256 units in D
+    norm of D              batch                               spectral (Miyato et al. 2018)
+    Adam                   0.0002, betas 0.5, 0.999*           G 0.0008, D 0.0016, betas 0, 0.9
+    learning-rate decay    none*; MNIST*: in the second half   in the second half
+    weight decay           1e-5*; for MNIST* 2.5e-5            none
+    updates                each batch updates D or G*          D and G, with the same z
+    target of real images  1                                   0.9 (label smoothing)
+    samples                from G                              from the EMA of G's weights
 
 Run:     python dcgan.py --dataset fashion_mnist --epochs 12
 Result:  FCD 0.50 ± 0.01, best of 12 epochs (3 seeds, 10k vs test set), 10 min, one AMX CPU core

@@ -10,15 +10,15 @@ gradient norm 1 between each image and the sample that the cheapest transport mo
     critic:     minimise  E_z[f(G(z))] - E_x[f(x)] + lambda E_x^[(|grad f(x^)| - 1)^2]     (Eq. 3)
     generator:  minimise  -E_z[f(G(z))]
 
-    what                  in the paper (*: in its code)   here
-    n_critic              5                               1
-    learning rate         0.0001                          0.0016
-    beta1 of Adam         0; 0.5*                         0
-    z                     128 numbers*                    100 numbers
-    networks              several                         those of dcgan.py
-    critic normalisation  none*, or layer (Sec. 4)        layer
-    first weights         He or Glorot*                   std 0.02 (DCGAN)
-    samples               from G                          from the EMA of G's weights
+    what                   in the paper (*: in its code)       here
+    n_critic               5                                   1
+    learning rate          0.0001                              0.0016
+    beta1 of Adam          0; 0.5*                             0
+    z                      128 numbers*                        100 numbers
+    networks               several                             those of dcgan.py
+    critic normalisation   none*, or layer (Sec. 4)            layer
+    first weights          He or Glorot*                       std 0.02 (DCGAN)
+    samples                from G                              from the EMA of G's weights
 
 After the same time, n_critic 1 gives better samples than 5, but the score difference no longer
 estimates the distance. The penalty forbids batch norm in the critic, because batch norm makes each
@@ -152,7 +152,7 @@ class Critic(nn.Module):
         super().__init__()
         side, widths = channel_widths(image_size, ndf)  # 7, [32, 64] for 28 x 28 pixels
         layers: list[nn.Module] = []
-        kind = "none"  # the layer that sees the image has no norm (DCGAN Sec. 3)
+        kind = "none"  # no batch norm on the layer that sees the image (DCGAN Sec. 3)
         for before, width in pairwise([channels, *widths]):
             layers += conv_block(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
             kind = norm
