@@ -1,6 +1,7 @@
 """Measure the training speed and the memory of each script at 28, 32 and 64 pixels.
 
-    python benchmarks/scripts.py
+    python benchmarks/scripts.py                                   # prints a table
+    python benchmarks/scripts.py --save_path docs/times.csv        # writes its numbers, too
     python benchmarks/scripts.py --device cuda --epochs 11
 
 Each row is a run of its own with the default flags of the script, without evaluation, on the 6,000
@@ -15,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -43,6 +45,16 @@ def measure(script: str, image_size: int, epochs: int, device: str) -> tuple[flo
     return median(float(row["images_per_second"]) for row in rows), usage.ru_maxrss / 2**20
 
 
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table of rows: script, image size, images per second, GB."""
+    lines = ["| script | image size | images/s | seconds per epoch | GB |"]
+    lines.append("|---|---:|---:|---:|---:|")
+    for script, size, speed, memory in rows:
+        seconds = EPOCH / float(speed)
+        lines.append(f"| `{script}.py` | {size} | {float(speed):,.0f} | {seconds:.0f} | {memory} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,16 +63,21 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help=epochs)
     device = "as in the scripts (default: cpu)"
     parser.add_argument("--device", default="cpu", help=device)
+    save_path = ".csv file for the numbers (default: none)"
+    parser.add_argument("--save_path", type=Path, help=save_path)
     args = parser.parse_args()
     if args.epochs < 2:
         parser.error(f"argument --epochs: {args.epochs} is less than 2")
-    print("| script | image size | images/s | seconds per epoch | GB |")
-    print("|---|---:|---:|---:|---:|")
+    rows = []
     for script in SCRIPTS:
         for size in SIZES:
             speed, memory = measure(script, size, args.epochs, args.device)
-            cells = f"{size} | {speed:,.0f} | {EPOCH / speed:.0f} | {memory:.1f}"
-            print(f"| `{script}.py` | {cells} |", flush=True)
+            rows.append((script, str(size), f"{speed:.1f}", f"{memory:.1f}"))
+            print(*rows[-1], file=sys.stderr)
+    print(table(rows))
+    if args.save_path:
+        with args.save_path.open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
 
 
 if __name__ == "__main__":

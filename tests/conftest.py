@@ -226,8 +226,9 @@ def refusal(
 
 
 def tool(name: str) -> Any:
-    """Load tools/NAME.py by path, because tests import only the product and the fixtures."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    """Load tools/NAME.py, or the file FOLDER/NAME.py, because tests import only the product."""
+    path = ROOT / ("" if "/" in name else "tools") / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

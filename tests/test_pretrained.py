@@ -6,8 +6,10 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import fid
 import generate
@@ -42,7 +44,7 @@ def test_it_says_what_it_is(path: Path) -> None:
 
 @every_generator
 def test_it_is_a_row_of_the_results_table(path: Path) -> None:
-    """The same command was recorded, with the same best epoch and score."""
+    """The same command was recorded, with the same number of epochs and score."""
     content = torch.load(path, weights_only=True)
     parse_args = importlib.import_module(content["script"]).parse_args
 
@@ -52,16 +54,23 @@ def test_it_is_a_row_of_the_results_table(path: Path) -> None:
     runs = [run for run in recorded() if run["script"] == content["script"]]
     said = arguments(content["command"])
     (run,) = [run for run in runs if arguments(run["command"]) == said]
-    assert run["best_epoch"] == content["scores"]["epoch"]
+    assert run["epochs"] == content["scores"]["epoch"]
     assert run["score"] == pytest.approx(content["scores"]["classifier_score"], abs=0.005)
-    if content["dataset"] == "mnist":  # not to be had where these tests run: see below for others
-        assert run["fcd"] == pytest.approx(content["scores"]["fcd"], rel=0.05)  # of other z
+    assert run["fcd"] == pytest.approx(content["scores"]["fcd"], rel=0.15)  # of other z
 
 
-def test_generate_alone_draws_a_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_alone_draws_the_picture_of_the_readme(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the picture shows samples of the shipped file."""
     monkeypatch.chdir(tmp_path)
     generate.main([])
-    assert (tmp_path / "samples" / "grid.png").is_file()
+    drawn, shown = (
+        np.asarray(Image.open(path).convert("L"), dtype=int)
+        for path in (tmp_path / "samples" / "grid.png", ROOT / "docs/fashion_mnist.png")
+    )
+    assert drawn.shape == shown.shape
+    assert abs(drawn - shown).max() <= 3  # the last digits of float32, and the colours of a palette
 
 
 @pytest.mark.slow
@@ -82,15 +91,13 @@ def test_it_scores_as_it_says(path: Path) -> None:
     fake, _, logits = measured(images.split(500), network)
     said = content["scores"]
     assert inception_score(logits)[0] == pytest.approx(said["classifier_score"], rel=0.002)
-    if content["dataset"] == "fashion_mnist":  # MNIST is not to be had where these tests run
-        test_images = load_dataset("fashion_mnist").test_images
-        real, _, _ = measured(test_images.split(500), network)
-        distance = frechet_distance(real.gaussian(), fake.gaussian())
-        assert distance == pytest.approx(said["fcd"], rel=0.01)
+    real, _, _ = measured(load_dataset("fashion_mnist").test_images.split(500), network)
+    distance = frechet_distance(real.gaussian(), fake.gaussian())
+    assert distance == pytest.approx(said["fcd"], rel=0.01)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ("cdcgan", "dcgan", "wgan_gp"))
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_fid_py_finds_the_distance_in_the_table(
     script: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.command import exit_on_input_error
 
 from fid import Gaussian, frechet_distance, neighbour_radii
-from support.checkpoints import load_generator
+from support.checkpoints import SCRIPTS, load_generator
 from support.features import load_features
 from support.sampling import noise, sample
 
@@ -274,6 +274,17 @@ def show(axes: Axes, images: Tensor, across: int, title: str) -> None:
     axes.set_axis_off()
 
 
+def four() -> Figure:
+    """Draw samples of the pretrained generators of the four scripts."""
+    figure = Figure(figsize=(WIDTH, 1.9), layout="constrained")
+    for axes, script in zip(figure.subplots(1, len(SCRIPTS)), SCRIPTS, strict=True):
+        generator, checkpoint = load_generator(ROOT / f"pretrained/{script}-fashion_mnist.pt")
+        args = checkpoint["generator_args"]
+        labels = torch.arange(25) % 10 if "num_classes" in args else None
+        show(axes, sample(generator, noise(25, args["z_dim"], seed=0), labels), 5, f"{script}.py")
+    return figure
+
+
 def unsure() -> Figure:
     """Draw samples of the pretrained dcgan.py to which the classifier gives two classes."""
     generator, checkpoint = load_generator(ROOT / "pretrained/dcgan-fashion_mnist.pt")
@@ -310,6 +321,7 @@ def two_sets() -> Figure:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "optimal_d": optimal_d,
     "generator_losses": generator_losses,
+    "four": four,
     "unsure": unsure,
     "class_in_d": class_in_d,
     "point_masses": point_masses,
