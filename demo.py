@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    load_path = "checkpoint, or run folder: its last.pt (default: the pretrained cdcgan)"
+    load_path = "checkpoint, or run folder with a last.pt (default: the pretrained cdcgan)"
     parser.add_argument("--load_path", default=PRETRAINED_GENERATOR, help=load_path)
     port = "port of the server, or 0 for any free port (default: 5000)"
     parser.add_argument("--port", type=int, default=5000, help=port)

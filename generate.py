@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    load_path = "checkpoint, or run folder: its last.pt (default: the pretrained cdcgan)"
+    load_path = "checkpoint, or run folder with a last.pt (default: the pretrained cdcgan)"
     parser.add_argument("--load_path", default=PRETRAINED_GENERATOR, help=load_path)
     save_path = "folder, or file that ends in .png, .gif or .npz (default: samples)"
     parser.add_argument("--save_path", default="samples", help=save_path)

@@ -152,7 +152,7 @@ class Critic(nn.Module):
         super().__init__()
         side, widths = channel_widths(image_size, ndf)  # 7, [32, 64] for 28 x 28 pixels
         layers: list[nn.Module] = []
-        kind = "none"  # no batch norm on the layer that sees the image (DCGAN Sec. 3)
+        kind = "none"  # no norm layer after the first convolution (DCGAN Sec. 3)
         for before, width in pairwise([channels, *widths]):
             layers += conv_block(nn.Conv2d(before, width, 4, stride=2, padding=1), kind)
             kind = norm
@@ -213,7 +213,7 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Ten
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Let the rates fall to 0 in the last fraction `decay` of a run; a fraction `done` is over."""
+    """Decay learning rates linearly to 0 in a run's last part `decay`; `done` is the past part."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:

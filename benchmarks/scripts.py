@@ -61,7 +61,7 @@ def main() -> None:
     )
     epochs = "epochs per run, at least 2 (default: 2)"
     parser.add_argument("--epochs", type=int, default=2, help=epochs)
-    device = "as in the scripts (default: cpu)"
+    device = "device of the training: cpu, cuda, cuda:N or mps (default: cpu)"
     parser.add_argument("--device", default="cpu", help=device)
     save_path = ".csv file for the numbers (default: none)"
     parser.add_argument("--save_path", type=Path, help=save_path)

@@ -131,3 +131,5 @@ def test_a_patched_discriminator_keeps_spectral_norm(patch: Path, tmp_path: Path
         layers = [layer for layer in d.modules() if isinstance(layer, kinds)]
         assert len(layers) >= 4
         assert all(hasattr(layer, "parametrizations") for layer in layers)
+        labels = (torch.tensor([0, 2]),) if classes else ()
+        assert d(torch.zeros(2, 1, 28, 28), *labels).shape == (2,)

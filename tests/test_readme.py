@@ -280,7 +280,7 @@ def test_the_accuracies_of_the_classifiers_are_those_of_the_files() -> None:
 
 
 def results_rows() -> dict[tuple[str, str], dict[str, str]]:
-    """Return the cells of both results tables for runs without other flags, then by column."""
+    """Return cells of both tables by script and data set, then by column, without other flags."""
     cells: dict[tuple[str, str], dict[str, str]] = {}
     for table in record_results.tables(record_results.recorded()):
         head, _, *lines = (
@@ -293,8 +293,8 @@ def results_rows() -> dict[tuple[str, str], dict[str, str]]:
     return cells
 
 
-def test_all_results_come_from_todays_code_and_flags() -> None:
-    """After a change that trains the same: python tools/record_results.py --same."""
+def test_all_results_come_from_the_current_code_and_flags() -> None:
+    """If a change of form trains the same weights, run tools/record_results.py --same."""
     for run in record_results.recorded():
         assert run["fingerprint"] == record_results.fingerprint(run["command"]), run["command"]
 
@@ -312,6 +312,10 @@ def test_a_fingerprint_sees_code_and_hyperparameters_but_no_comment(tmp_path: Pa
         for flags in ("", "--name x --out_dir y", "--lr_g 1e-4")
     )
     assert one == same != other
+    path.write_text("for i in x:\n    a()\n    b()\n")
+    inside = record_results.code_of(path)
+    path.write_text("for i in x:\n    a()\nb()\n")
+    assert record_results.code_of(path) != inside
 
 
 def test_the_readmes_figures_are_recorded() -> None:
@@ -424,7 +428,7 @@ def test_the_readme_is_short_and_its_first_screen_is_complete() -> None:
 
 
 def curve(script: str, argv: str = "", patch: str = "") -> list[float]:
-    """FCD after each epoch of the recorded run with these flags; `patch`: what else was changed.
+    """Return FCD after each epoch of the recorded run with these flags and this change of code.
 
     The planned number of epochs counts if the learning rates decay.
     """
@@ -578,7 +582,7 @@ def test_the_table_of_trials_is_as_recorded() -> None:
     def ratios(
         change: str, script: str = "cdcgan.py", data: str = "Fashion-MNIST", seed: int = 0
     ) -> list[float]:
-        """FCD, recall, coverage and the other FCD with `change`, divided by the default's."""
+        """Return FCD, recall, coverage and the other FCD, each divided by that of the default."""
         changed, default = found[script, change, data, seed], found[script, "none", data, seed]
         return [a / b for a, b in zip(changed, default, strict=True)]
 
@@ -602,6 +606,12 @@ def test_the_table_of_trials_is_as_recorded() -> None:
         assert fcd < 1 < other
     fcd, _, _, other = ratios("`--z_dim 16`", "vanilla_gan.py")
     assert 0.85 < fcd < 0.95 and 0.98 < other < 1
+    coverages = {
+        run["change"]: run["metrics"]["other"]["coverage"]
+        for run in runs
+        if run["script"] == "vanilla_gan.py"
+    }
+    assert coverages["`--z_dim 16`"] < 0.95 * coverages["none"]
 
 
 def test_the_papers_settings_are_as_recorded() -> None:

@@ -112,9 +112,7 @@ def decoded_cache(case: Case) -> list[str]:
 
 def checkpoint(case: Case) -> list[str]:
     run = case.take(f"runs/{case.rng.choice(SCRIPTS)}", "run")
-    if case.rng.random() < 0.5:
-        (run / "last.pt").replace(run / "best.pt")
-    path = next(run.glob("*.pt"))
+    path = run / "last.pt"
     spoil(case, path)
     draw = ["generate", "--load_path", "run", "--save_path", "out", *CPU]
     commands = [

@@ -10,9 +10,9 @@ line to docs/results.jsonl. FCD uses the classifier of the data set. "FCD, other
 classifier of another data set. The minutes are processor time, summed over all threads, and include
 evaluation. With one thread (OMP_NUM_THREADS=1), other programs hardly change the minutes.
 
-Each line has a fingerprint of the code that trains and of all hyperparameters. A test compares it
-with the fingerprint of today's code. After a change of form for which tools/same_training.py finds
-bit-identical weights, --same writes the new fingerprints.
+Each line has a fingerprint of the script, of the helpers in TRAINING_CODE and of the flags. A test
+compares it with the fingerprint of the current code. After a change of form for which
+tools/same_training.py finds bit-identical weights, --same writes the new fingerprints.
 """
 
 import argparse
@@ -41,8 +41,8 @@ sys.path.insert(0, str(ROOT))
 from training.flags import NO_HYPERPARAMETERS, hyperparameters  # noqa: E402
 
 RESULTS, CURVES = ROOT / "docs/results.jsonl", ROOT / "docs/curves.jsonl"
-TRAINING_CODE = ("data.py", "support/device.py", "support/layers.py")  # and the script itself
-OTHER_CLASSIFIER = {"fashion_mnist": "cifar10", "mnist": "fashion_mnist", "folder": "fashion_mnist"}
+TRAINING_CODE = ("data.py", *(f"support/{name}.py" for name in ("device", "images", "layers")))
+OTHER_CLASSIFIER = {"fashion_mnist": "cifar10", "mnist": "fashion_mnist"}  # else fashion_mnist
 DATA_NAMES = {"fashion_mnist": "Fashion-MNIST", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 METRICS = ("fcd", "precision", "recall", "coverage")  # of fid.py --prdc
 QUALITY = {
@@ -58,7 +58,7 @@ DATA_FLAGS = ("--dataset", "--data_dir", "--image_size", "--hflip", "--seed", "-
 
 
 def code_of(path: Path) -> str:
-    """Return the code of a file without comments, docstrings, spaces and the function parse_args.
+    """Return the code of a file without comments, docstrings, layout and the function parse_args.
 
     The flags that parse_args defines are in the fingerprint by their values.
     """
@@ -70,13 +70,18 @@ def code_of(path: Path) -> str:
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         if isinstance(node, ast.stmt) and (flags or docstring):
             skipped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    kept = (t.string for t in tokens if t.type != tokenize.COMMENT and t.start[0] not in skipped)
-    return "".join("".join(kept).split())
+    depth, kept = 0, []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        depth += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
+        if token.start[0] in skipped or token.type == tokenize.COMMENT:
+            continue
+        ends_line = token.type == tokenize.NEWLINE
+        kept.append(f" {depth}\n" if ends_line else "".join(token.string.split()))
+    return "".join(kept)
 
 
 def fingerprint(command: str) -> str:
-    """Return a hash of today's code that trains with `command`, and of all hyperparameters."""
+    """Return a hash of the script of a training command, of TRAINING_CODE and of all flags."""
     _, script, *argv = shlex.split(command)
     parts = [code_of(ROOT / name) for name in (script, *TRAINING_CODE)]
     args = importlib.import_module(script.removesuffix(".py")).parse_args(argv)
@@ -84,8 +89,8 @@ def fingerprint(command: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def record(run: Path, command: str, label: str | None, cost: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate the finished run in the folder `run`; return the record of the run."""
+def record(run: Path, label: str | None, about: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate the finished run in the folder `run`; return its record with the entries `about`."""
     config = json.loads((run / "config.json").read_text())
     args = config["args"]
     with (run / "metrics.csv").open() as file:
@@ -101,19 +106,18 @@ def record(run: Path, command: str, label: str | None, cost: dict[str, Any]) -> 
         answer = subprocess.run(argv, cwd=ROOT, check=True, capture_output=True, text=True)
         return json.loads(answer.stdout)
 
-    found, other = measure(own), measure(OTHER_CLASSIFIER[data])
+    found, other = measure(own), measure(OTHER_CLASSIFIER.get(data, "fashion_mnist"))
     return {
-        "command": command,
+        "command": about["command"],
         "script": config["script"],
         "data": label or DATA_NAMES.get(data, data),
         "seed": args["seed"],
         "epochs": args["epochs"],
-        "fingerprint": fingerprint(command),
         **{name: round(found[name], 4) for name in METRICS},
         "fcd_other": round(other["fcd"], 4),
         "score": round(float(last["classifier_score"]), 2),
         "class_share": round(float(last["class_share"]), 3) if last.get("class_share") else None,
-        **cost,
+        **about,
         "dtype": config["precision"],
         "torch": torch.__version__,
         "commit": config["commit"],
@@ -173,7 +177,7 @@ def tables(results: Sequence[dict[str, Any]]) -> tuple[str, str]:
 
 
 def other_flags(command: str) -> str:
-    """Return the flags of a training command except those that choose data, epochs and seed."""
+    """Return the flags of a training command except those that choose data, seed and name."""
     words = shlex.split(command)[2:]
     starts = [i for i, word in enumerate(words) if word.startswith("--")]
     flags = [words[i:j] for i, j in zip(starts, [*starts[1:], len(words)], strict=True)]
@@ -212,7 +216,7 @@ def main() -> None:
     )
     parser.add_argument("--table", action="store_true", help="print the tables and train nothing")
     parser.add_argument(
-        "--same", action="store_true", help="write the fingerprints of today's code"
+        "--same", action="store_true", help="write the fingerprints of the current code"
     )
     curves = "run folder whose FCD per epoch is added to docs/curves.jsonl; train nothing"
     parser.add_argument("--curve", type=Path, metavar="RUN", help=curves)
@@ -235,10 +239,12 @@ def main() -> None:
         with CURVES.open("a") as file:
             file.write(json.dumps(curve(args.curve, args.patch)) + "\n")
     else:
-        name = "-".join(part.lstrip("-").replace("/", "_") for part in args.argv)
-        cost = train(args.argv, (args.keep / name).resolve()) | {"processor": args.processor}
         command = shlex.join(["python", *args.argv])
-        result = record((args.keep / name).resolve() / "run", command, args.label, cost)
+        about = {"command": command, "processor": args.processor}
+        about["fingerprint"] = fingerprint(command)  # before training, because the code may change
+        name = "-".join(part.lstrip("-").replace("/", "_") for part in args.argv)
+        out = (args.keep / name).resolve()
+        result = record(out / "run", args.label, about | train(args.argv, out))
         with RESULTS.open("a") as file:
             file.write(json.dumps(result) + "\n")
         print(result)
