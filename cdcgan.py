@@ -135,19 +135,25 @@ class Discriminator(nn.Module):
             for _ in range(depth):
                 layers += conv_block(nn.Conv2d(width, width, 3, padding=1), norm)
         self.layers = nn.Sequential(*layers)
-        dense = nn.Linear(widths[-1] * side**2, 8 * ndf)
-        self.hidden = nn.Sequential(dense, nn.LeakyReLU(0.2, inplace=True), nn.Dropout(dropout))
-        self.linear = nn.Linear(8 * ndf, 1)
-        self.embed = nn.Embedding(num_classes, 8 * ndf)
+        # Two kinds of features. `dense` keeps positions (layout), as DCGAN's MNIST code does.
+        # `local` sums the outputs of a convolution over all positions (texture).
+        last = widths[-1]
+        self.local = nn.Sequential(*conv_block(nn.Conv2d(last, last, 3, padding=1), norm))
+        self.dense = nn.Linear(last * side**2, 8 * ndf)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(8 * ndf + last, 1)
+        self.embed = nn.Embedding(num_classes, 8 * ndf + last)
         init_weights(self)
         if norm == "spectral":
             spectral_norm(self)  # last, because it computes sigma of the initial weights
 
     def features(self, images: Tensor) -> Tensor:
-        """Return the input of the last layer, (B, 8 * ndf)."""
+        """Return the input of the last layer (B, 8 * ndf + channels of the last maps)."""
         maps = self.layers(images)  # (B, 64, 7, 7) for 28 x 28 pixels
         flat = maps.permute(0, 2, 3, 1).flatten(1)  # (B, 7 * 7 * 64), without a copy
-        return self.hidden(flat)  # (B, 256)
+        dense = F.leaky_relu(self.dense(flat), 0.2)  # (B, 256)
+        local = self.local(maps).sum(dim=(2, 3))  # (B, 64)
+        return self.dropout(torch.cat([dense, local], dim=1))
 
     def logits_from_features(self, features: Tensor, labels: Tensor) -> Tensor:
         # Logit of the image alone, plus the fit of image and class (Miyato & Koyama 2018, Eq. 3).

@@ -15,7 +15,7 @@ gradient norm 1 between each image and the sample that the cheapest transport mo
     learning rate          0.0001                              0.0016
     beta1 of Adam          0; 0.5*                             0
     z                      128 numbers*                        100 numbers
-    networks               several                             those of dcgan.py
+    networks               several                             those of dcgan.py, without `local` in D
     critic normalisation   none*, or layer (Sec. 4)            layer
     first weights          He or Glorot*                       std 0.02 (DCGAN)
     samples                from G                              from the EMA of G's weights
