@@ -21,7 +21,7 @@ from cdcgan import (
 )
 from tests.stand_ins import random_generator
 
-LAYERS_OF_D = 5  # at 28 x 28 pixels: two convolutions, two linear layers, and the embedding
+LAYERS_OF_D = 6
 NORMS = ("spectral", "batch", "instance", "layer", "none")
 
 
@@ -29,23 +29,27 @@ NORMS = ("spectral", "batch", "instance", "layer", "none")
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_features_have_one_size_for_every_norm_and_image_size(norm: str) -> None:
+def test_features_are_the_dense_and_the_summed_ones(norm: str) -> None:
     for image_size in (28, 128):
         network = Discriminator(4, 3, image_size, 5, norm, dropout=0.0)
-        assert network.features(torch.randn(3, 3, image_size, image_size)).shape == (3, 8 * 4)
+        dense, local = 8 * 4, cdcgan.channel_widths(image_size, 4)[1][-1]
+        features = network.features(torch.randn(3, 3, image_size, image_size))
+        assert features.shape == (3, dense + local)
 
 
-def test_discriminator_sees_where_a_thing_is() -> None:
-    """Features of the dense hidden layer change when a thing moves."""
+def test_discriminator_sees_what_is_where_and_what_is_anywhere() -> None:
+    """Its dense features change when a thing moves; those summed over the image do not."""
     discriminator = Discriminator(4, 1, 28, 5, "none", dropout=0.0)
-    for layer in discriminator.layers:
+    for layer in (*discriminator.layers, *discriminator.local):
         if isinstance(layer, nn.Conv2d) and layer.bias is not None:
             nn.init.normal_(layer.weight, std=0.2)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # or the image's edges would be seen, too
     image = torch.zeros(1, 1, 28, 28)
-    image[:, :, 8:12, 8:12] = 1
+    image[:, :, 8:12, 8:12] = 1  # a layer of stride 4 in all: moved by 8, its maps move by 2
     here, there = discriminator.features(torch.cat([image, image.roll(8, dims=3)]))
-    assert (here - there).norm() > 0.1 * here.norm()
+    assert (here - there)[:32].norm() > 0.1 * here[:32].norm()
+    assert here[32:].abs().max() > 0.01
+    torch.testing.assert_close(here[32:], there[32:])
 
 
 def test_widths_follow_dcgan() -> None:
