@@ -504,11 +504,6 @@ def test_the_other_numbers_of_the_failures_are_as_recorded() -> None:
     ):
         assert sentence in page
     assert {f"{value:.1f}" for value in fast_g[1:6]} == {f"{fast_g[1]:.1f}"}
-    bad = failures()["D wins"].split("```")[1].split(".py")[1]
-    nothing, *cures = rows_of("failures.md", "| changed in the failing command |")
-    compare([nothing[1]], [strong_d[5]])
-    for flags, shown in cures:
-        compare([shown], [curve("vanilla_gan", bad + flags.strip("`"))[5]])
     heading = "| samples | 100 | 300 | 1,000 | 3,000 | 10,000 | 30,000 |"
     ((_, hundred, *_, enough, _),) = rows_of("failures.md", heading)
     (run,) = (
@@ -533,9 +528,8 @@ def test_the_exercises_are_as_recorded() -> None:
         rows_of("exercises.md", "| change | FCD |"), ("no-detach", "early zero_grad"), strict=True
     ):
         compare(row[1:], curve("vanilla_gan", "--epochs 1", patch))
-    r3gan, default = rows_of("exercises.md", "| run | epoch 1 | 2 |")
-    compare(r3gan[1:], curve("dcgan", "--epochs 4 --norm none --label_smoothing 0", "r3gan"))
-    compare(default[1:], curve("dcgan", "--epochs 4"))
+    (row,) = rows_of("exercises.md", "| epoch | 1 | 2 |")
+    compare(row[1:], curve("dcgan", "--epochs 2 --norm none --label_smoothing 0", "r3gan"))
     clipped = "--n_critic 5 --lr_g 5e-5 --lr_d 5e-5 --ema 0.999 --weight_clip 0.01"
     penalty = "--n_critic 5 --lr_g 4e-4 --lr_d 4e-4 --ema 0.999"
     for row, argv in zip(
