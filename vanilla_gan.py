@@ -19,8 +19,8 @@ pixels are neighbours.
     target of real images  1                                   0.9 (label smoothing)
     samples                from G                              from the EMA of G's weights
 
-Run:     python vanilla_gan.py --dataset fashion_mnist --epochs 35
-Result:  FCD 2.52 ± 0.10 on Fashion-MNIST, best of 35 epochs (3 seeds), 14 min on one CPU core
+Run:     python vanilla_gan.py --dataset fashion_mnist
+Result:  FCD 2.652 after 30 epochs (seed 0, 10k vs test set), 12 minutes on one CPU core
 """
 
 from support.processes import training_command  # first, so Ctrl-C during imports prints one line
@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     dropout = "fraction of D's hidden features that dropout sets to 0 (Sec. 5)"
     model.add_argument("--dropout", type=float, default=0.3, help=dropout)
     optim = parser.add_argument_group("optimisation")
-    optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
+    optim.add_argument("--epochs", type=int, default=30, help="passes over the training images")
     optim.add_argument("--batch_size", type=int, default=64, help="images per update (m in Alg. 1)")
     d_steps = "updates of D per update of G (k in Alg. 1; the paper uses 1)"
     optim.add_argument("--d_steps", type=int, default=1, help=d_steps)

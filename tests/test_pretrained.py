@@ -56,7 +56,7 @@ def test_it_is_a_row_of_the_results_table(path: Path) -> None:
     (run,) = [run for run in runs if arguments(run["command"]) == said]
     assert run["epochs"] == content["scores"]["epoch"]
     assert run["score"] == pytest.approx(content["scores"]["classifier_score"], abs=0.005)
-    assert run["fcd"] == pytest.approx(content["scores"]["fcd"], rel=0.15)  # from other z
+    assert run["fcd"] == pytest.approx(content["scores"]["fcd"], rel=0.3)  # from other z, std 10 %
 
 
 def test_generate_alone_draws_the_picture_of_the_readme(

@@ -276,12 +276,12 @@ def show(axes: Axes, images: Tensor, across: int, title: str) -> None:
 
 def four() -> Figure:
     """Draw samples of the pretrained generators of the four scripts."""
-    figure = Figure(figsize=(WIDTH, 1.9), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.6), layout="constrained")
     for axes, script in zip(figure.subplots(1, len(SCRIPTS)), SCRIPTS, strict=True):
         generator, checkpoint = load_generator(ROOT / f"pretrained/{script}-fashion_mnist.pt")
         args = checkpoint["generator_args"]
-        labels = torch.arange(25) % 10 if "num_classes" in args else None
-        show(axes, sample(generator, noise(25, args["z_dim"], seed=0), labels), 5, f"{script}.py")
+        labels = torch.arange(20) % 10 if "num_classes" in args else None
+        show(axes, sample(generator, noise(20, args["z_dim"], seed=0), labels), 5, f"{script}.py")
     return figure
 
 

@@ -156,7 +156,7 @@ def tables(results: Sequence[dict[str, Any]]) -> tuple[str, str]:
         return f"{mean(values):,.{digits}f}{spread}"
 
     quality = [["script", "data", "seeds", "epochs", *QUALITY.values(), "other flags"]]
-    time = [["script", "data", "processor", "precision", "epochs", "CPU minutes", "other flags"]]
+    time = [["script", "data", "processor", "numbers", "epochs", "CPU minutes", "other flags"]]
     for (script, data, flags), runs in groups.items():
         digits = {name: 3 if name.startswith("fcd") else 2 for name in QUALITY}
         values = [cell(runs, name, digits[name]) for name in QUALITY]
