@@ -68,6 +68,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.epochs < 2:
         parser.error(f"argument --epochs: {args.epochs} is less than 2")
+    if args.save_path and not args.save_path.parent.is_dir():
+        parser.error(f"argument --save_path: there is no folder {args.save_path.parent}")
     rows = []
     for script in SCRIPTS:
         for size in SIZES:

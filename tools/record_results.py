@@ -238,6 +238,8 @@ def main() -> None:
     elif args.curve:
         with CURVES.open("a") as file:
             file.write(json.dumps(curve(args.curve, args.patch)) + "\n")
+    elif not args.argv:
+        parser.error("give a training script and its flags")
     else:
         command = shlex.join(["python", *args.argv])
         about = {"command": command, "processor": args.processor}
