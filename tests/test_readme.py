@@ -25,9 +25,11 @@ import support.checkpoints
 import support.features
 from tests.conftest import ROOT, code_lines, make_pictures, tool
 from tests.stand_ins import random_classifier, random_images
+from training.flags import hyperparameters
 from training.start import layer_table
 
 quick_start, record_results = tool("quick_start"), tool("record_results")
+record_curves = tool("record_curves")
 benchmark = tool("benchmarks/scripts")
 PAGES = {path: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 TEXT = "\n".join(PAGES.values())
@@ -296,7 +298,14 @@ def results_rows() -> dict[tuple[str, str], dict[str, str]]:
 def test_all_results_come_from_the_current_code_and_flags() -> None:
     """If a change of form trains the same weights, run tools/record_results.py --same."""
     for run in record_results.recorded():
-        assert run["fingerprint"] == record_results.fingerprint(run["command"]), run["command"]
+        assert run["fingerprint"] == record_results.fingerprint_of(run["command"]), run["command"]
+
+
+def test_all_curves_come_from_the_current_code_and_flags() -> None:
+    runs = {run["name"]: run for run in record_results.recorded(record_curves.CURVES)}
+    assert list(runs) == list(record_curves.RUNS)
+    for name, run in runs.items():
+        assert run["fingerprint"] == record_curves.fingerprint_of(name, run["args"]), name
 
 
 def test_a_fingerprint_sees_code_and_hyperparameters_but_no_comment(tmp_path: Path) -> None:
@@ -308,7 +317,7 @@ def test_a_fingerprint_sees_code_and_hyperparameters_but_no_comment(tmp_path: Pa
     path.write_text('x = f"{1:>4}"\n')
     assert record_results.code_of(path) != code
     one, same, other = (
-        record_results.fingerprint(f"python dcgan.py --dataset fashion_mnist {flags}")
+        record_results.fingerprint_of(f"python dcgan.py --dataset fashion_mnist {flags}")
         for flags in ("", "--name x --out_dir y", "--lr_g 1e-4")
     )
     assert one == same != other
@@ -432,14 +441,21 @@ def curve(script: str, argv: str = "", patch: str = "", epochs: int | None = Non
 
     The planned number of epochs counts if the learning rates decay, and if `epochs` is given.
     """
-    args = vars(importlib.import_module(script).parse_args(shlex.split(argv)))
-    for run in record_results.recorded(record_results.CURVES):
-        same = all(args.get(name, value) == value for name, value in run["args"].items())
-        planned = epochs or (args["epochs"] if args["lr_decay"] else None)
-        same = same and planned in (None, run.get("epochs"))
-        if (run["script"], run["patch"]) == (script, patch) and same:
-            return run["fcd"]
+    args = hyperparameters(importlib.import_module(script).parse_args(shlex.split(argv)))
+    planned = epochs or (args["epochs"] if args["lr_decay"] else None)
+    for run in [*record_results.recorded(record_curves.CURVES), *record_results.recorded()]:
+        theirs = run.get("args") or record_results.hyperparameters_of(run["command"])
+        same = all(args.get(name, v) == v for name, v in theirs.items() if name != "epochs")
+        change = (run["script"], run.get("patch", ""), run.get("edits", 0))
+        if change == (script, patch, 0) and same and planned in (None, theirs["epochs"]):
+            return run["fcd_per_epoch"]
     raise LookupError(f"no run of {script}.py {argv} {patch} is recorded")
+
+
+def recorded_curve(name: str) -> dict[str, Any]:
+    """Return the line of curves.jsonl for the run `name` of tools/record_curves.py."""
+    (run,) = [r for r in record_results.recorded(record_curves.CURVES) if r["name"] == name]
+    return run
 
 
 def rows_of(page: str, title: str) -> list[list[str]]:

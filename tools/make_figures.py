@@ -1,13 +1,13 @@
-"""Draw the figures of docs/ that need neither a training run nor a data set.
+"""Draw the figures of docs/.
 
     python tools/make_figures.py                          # all figures, into docs/
     python tools/make_figures.py --only point_masses      # one figure
 
-A new figure is a function that returns a matplotlib Figure, and a line in FIGURES.
+A figure in FIGURES needs neither a training run nor a data set. A figure in LOSS_FIGURES or
+SAMPLE_FIGURES shows runs of tools/record_curves.py and is skipped if one of them was not trained.
 """
 
 import argparse
-import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Ellipse
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy.special import rel_entr
 from torch import Tensor
 
@@ -31,9 +31,12 @@ from support.command import exit_on_input_error
 from fid import Gaussian, frechet_distance, neighbour_radii
 from support.checkpoints import SCRIPTS, load_generator
 from support.features import load_features
+from support.fonts import font
 from support.sampling import noise, sample
+from training.plots import LOSSES, Rows, plot, read_rows
 
 ROOT = Path(__file__).parent.parent
+RUNS = ROOT / "runs/curves"  # folders of runs, which tools/record_curves.py trains
 Array = NDArray[np.float64]
 WIDTH = 6.4  # inches, 640 pixels
 DATA, SAMPLES, OTHER = "#1f77b4", "#d95f02", "#333333"  # colours of real, generated, other things
@@ -331,30 +334,92 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 }
 
 
+# Curves of the losses of runs: figure -> name in the figure -> run.
+LOSS_FIGURES = {
+    "failures": {"healthy": "healthy", "D wins": "d_wins", "G too fast": "g_too_fast"},
+    "oscillation": {"beta1 0.5": "no_ema", "beta1 0.9": "momentum"},
+    "smoothing": {
+        "healthy": "healthy",
+        "no smoothing": "no_smoothing",
+        "5 % label noise": "little_label_noise",
+        "30 % label noise": "label_noise",
+    },
+    "wasserstein": {"n_critic 5": "five_critic_steps"},
+}
+# The last samples of runs: figure -> pixels (width, height) -> name in the figure -> run.
+SAMPLE_FIGURES = {
+    "failed_samples": (
+        (234, 234),
+        {
+            "healthy": "healthy",
+            "D wins": "d_wins",
+            "G too fast": "g_too_fast",
+            "both rates too high": "rates_too_high",
+            "beta1 0.9": "momentum",
+        },
+    ),
+    "saturating": ((234, 118), {"-log D(G(z))": "strong_d", "log(1 - D(G(z)))": "saturating"}),
+    "loud": ((677, 234), {"standard deviation 1": "loud_embeddings", "0.02": "quiet_embeddings"}),
+    "batchnorm": ((292, 176), {"two calls of D": "separate_batches", "one call": "mixed_batch"}),
+}
+
+
+def draw_samples(size: tuple[int, int], runs: dict[str, str], path: Path) -> None:
+    """Draw the top left corner of the last samples of `runs` (name: run) beside each other."""
+    gap, title, (width, height) = 14, 26, size
+    across = len(runs) * (width + gap) + gap
+    canvas = Image.new("RGB", (across, height + title + 2 * gap), "white")
+    for i, (name, run) in enumerate(runs.items()):
+        left = gap + i * (width + gap)
+        ImageDraw.Draw(canvas).text((left, gap), name, fill="black", font=font(16))
+        *_, last = sorted((RUNS / run / "samples").glob("epoch_*.png"))
+        with Image.open(last) as samples:
+            canvas.paste(samples.crop((0, 0, width, height)), (left, gap + title))
+    canvas.save(path, optimize=True)
+
+
 def write(name: str, folder: Path) -> Path:
     """Draw the figure `name` into folder/NAME.png, with a palette of 64 colours."""
-    drawn = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        FIGURES[name]().savefig(drawn, format="png", dpi=100)
     path = folder / f"{name}.png"
-    image = Image.open(drawn).convert("RGB")
+    if name in LOSS_FIGURES:
+        rows: dict[str, Rows] = {
+            title: read_rows(RUNS / run) for title, run in LOSS_FIGURES[name].items()
+        }
+        plot(rows, LOSSES, path)
+    elif name in SAMPLE_FIGURES:
+        draw_samples(*SAMPLE_FIGURES[name], path)
+    else:
+        with matplotlib.rc_context(STYLE):
+            FIGURES[name]().savefig(path, format="png", dpi=100)
+    image = Image.open(path).convert("RGB")
     image.quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
     return path
+
+
+def missing_runs(name: str) -> list[str]:
+    """Return the runs that the figure `name` needs and that were not trained."""
+    runs = LOSS_FIGURES.get(name, {})
+    if name in SAMPLE_FIGURES:
+        _, runs = SAMPLE_FIGURES[name]
+    return [run for run in runs.values() if not (RUNS / run).is_dir()]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--only", choices=FIGURES, metavar="NAME", help=f"draw one figure: {', '.join(FIGURES)}"
-    )
+    names = [*FIGURES, *LOSS_FIGURES, *SAMPLE_FIGURES]
+    one = f"draw one figure: {', '.join(names)}"
+    parser.add_argument("--only", choices=names, metavar="NAME", help=one)
     parser.add_argument(
         "--out_dir", type=Path, default=ROOT / "docs", help="folder for the files (default: docs/)"
     )
     args = parser.parse_args(argv)
     args.out_dir.mkdir(parents=True, exist_ok=True)
-    for name in [args.only] if args.only else FIGURES:
+    for name in [args.only] if args.only else names:
+        if missing := missing_runs(name):
+            print(f"{name}.png is skipped: run tools/record_curves.py {' '.join(missing)} first")
+            continue
         path = write(name, args.out_dir)
         print(f"{path}: {path.stat().st_size / 1024:.0f} KB")
 

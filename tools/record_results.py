@@ -1,9 +1,8 @@
 """Train and evaluate one run, and record the results for the tables in docs/results.md.
 
     python tools/record_results.py dcgan.py --dataset fashion_mnist --seed 1
-    python tools/record_results.py --table                       # the tables in docs/results.md
-    python tools/record_results.py --curve runs/RUN --patch r1   # FCD per epoch of a trial
-    python tools/record_results.py --same                # after a change that trains the same
+    python tools/record_results.py --table    # the tables in docs/results.md
+    python tools/record_results.py --same     # after a change that trains the same
 
 The tool runs the script, evaluates the EMA generator of last.pt with fid.py --prdc, and appends one
 line to docs/results.jsonl. FCD uses the classifier of the data set. "FCD, other" uses the
@@ -38,9 +37,9 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from training.flags import NO_HYPERPARAMETERS, hyperparameters  # noqa: E402
+from training.flags import hyperparameters  # noqa: E402
 
-RESULTS, CURVES = ROOT / "docs/results.jsonl", ROOT / "docs/curves.jsonl"
+RESULTS = ROOT / "docs/results.jsonl"
 TRAINING_CODE = ("data.py", *(f"support/{name}.py" for name in ("device", "images", "layers")))
 OTHER_CLASSIFIER = {"fashion_mnist": "cifar10", "mnist": "fashion_mnist"}  # else fashion_mnist
 DATA_NAMES = {"fashion_mnist": "Fashion-MNIST", "mnist": "MNIST", "cifar10": "CIFAR-10"}
@@ -80,21 +79,33 @@ def code_of(path: Path) -> str:
     return "".join(kept)
 
 
-def fingerprint(command: str) -> str:
-    """Return a hash of the script of a training command, of TRAINING_CODE and of all flags."""
-    _, script, *argv = shlex.split(command)
-    parts = [code_of(ROOT / name) for name in (script, *TRAINING_CODE)]
-    args = importlib.import_module(script.removesuffix(".py")).parse_args(argv)
-    parts.append(json.dumps(hyperparameters(args), sort_keys=True))
+def fingerprint(script: Path, args: dict[str, Any]) -> str:
+    """Return a hash of a training script, of TRAINING_CODE and of the hyperparameters `args`."""
+    parts = [code_of(path) for path in (script, *(ROOT / name for name in TRAINING_CODE))]
+    parts.append(json.dumps(args, sort_keys=True))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
-def record(run: Path, label: str | None, about: dict[str, Any]) -> dict[str, Any]:
-    """Evaluate the finished run in the folder `run`; return its record with the entries `about`."""
-    config = json.loads((run / "config.json").read_text())
-    args = config["args"]
+def hyperparameters_of(command: str) -> dict[str, Any]:
+    """Return the hyperparameters of a training command, such as "python dcgan.py --norm batch"."""
+    _, script, *argv = shlex.split(command)
+    return hyperparameters(importlib.import_module(script.removesuffix(".py")).parse_args(argv))
+
+
+def fingerprint_of(command: str) -> str:
+    """Return the fingerprint of a training command."""
+    return fingerprint(ROOT / shlex.split(command)[1], hyperparameters_of(command))
+
+
+def fcd_per_epoch(run: Path) -> list[float]:
+    """Return the FCD that a run measured after each epoch, from the run folder."""
     with (run / "metrics.csv").open() as file:
-        *_, last = (row for row in csv.DictReader(file) if row["fcd"])
+        return [round(float(row["fcd"]), 3) for row in csv.DictReader(file) if row.get("fcd")]
+
+
+def quality(run: Path) -> dict[str, float]:
+    """Return METRICS of last.pt in a run folder, and fcd_other, the FCD of another classifier."""
+    args = json.loads((run / "config.json").read_text())["args"]
     data, own, options = args["dataset"], args["dataset"], ["--data_dir", args["data_dir"]]
     real = f"{data}:test"
     if data == "folder":
@@ -107,16 +118,26 @@ def record(run: Path, label: str | None, about: dict[str, Any]) -> dict[str, Any
         return json.loads(answer.stdout)
 
     found, other = measure(own), measure(OTHER_CLASSIFIER.get(data, "fashion_mnist"))
+    rounded = {name: round(found[name], 4) for name in METRICS}
+    return rounded | {"fcd_other": round(other["fcd"], 4)}
+
+
+def record(run: Path, label: str | None, about: dict[str, Any]) -> dict[str, Any]:
+    """Evaluate the finished run in the folder `run`; return its record with the entries `about`."""
+    config = json.loads((run / "config.json").read_text())
+    args = config["args"]
+    with (run / "metrics.csv").open() as file:
+        *_, last = (row for row in csv.DictReader(file) if row["fcd"])
     return {
         "command": about["command"],
         "script": config["script"],
-        "data": label or DATA_NAMES.get(data, data),
+        "data": label or DATA_NAMES.get(args["dataset"], args["dataset"]),
         "seed": args["seed"],
         "epochs": args["epochs"],
-        **{name: round(found[name], 4) for name in METRICS},
-        "fcd_other": round(other["fcd"], 4),
+        **quality(run),
         "score": round(float(last["classifier_score"]), 2),
         "class_share": round(float(last["class_share"]), 3) if last.get("class_share") else None,
+        "fcd_per_epoch": fcd_per_epoch(run),
         **about,
         "dtype": config["precision"],
         "torch": torch.__version__,
@@ -189,22 +210,6 @@ def markdown(rows: Sequence[Sequence[str]], alignment: Sequence[str]) -> str:
     return "\n".join([head, f"|{'|'.join(alignment)}|", *body])
 
 
-def curve(run: Path, patch: str) -> dict[str, Any]:
-    """Return hyperparameters and FCD per epoch of a run; `patch` names a change of the code."""
-    config = json.loads((run / "config.json").read_text())
-    with (run / "metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row.get("fcd")]
-    left_out = NO_HYPERPARAMETERS | {"epochs", "features", "eval_samples"}
-    return {
-        "script": config["script"],
-        "patch": patch,
-        "args": {name: v for name, v in config["args"].items() if name not in left_out},
-        "epochs": config["args"]["epochs"],  # planned: they determine the learning-rate decay
-        "fcd": [round(float(row["fcd"]), 3) for row in rows],
-        "commit": config["commit"],
-    }
-
-
 def recorded(file: Path = RESULTS) -> list[dict[str, Any]]:
     """Return the records of runs in a file with one JSON object per line."""
     return [json.loads(line) for line in file.read_text().splitlines()]
@@ -218,10 +223,6 @@ def main() -> None:
     parser.add_argument(
         "--same", action="store_true", help="write the fingerprints of the current code"
     )
-    curves = "run folder whose FCD per epoch is added to docs/curves.jsonl; train nothing"
-    parser.add_argument("--curve", type=Path, metavar="RUN", help=curves)
-    patch = "name of a change of the code, for --curve (default: none)"
-    parser.add_argument("--patch", default="", help=patch)
     parser.add_argument("--label", help="name of the data in the tables (default: the data set)")
     processor = "name of the processor, for the record (default: none)"
     parser.add_argument("--processor", default="", help=processor)
@@ -233,17 +234,16 @@ def main() -> None:
     if args.table:
         print(*tables(recorded()), sep="\n\n")
     elif args.same:
-        rows = [run | {"fingerprint": fingerprint(run["command"])} for run in recorded()]
+        rows = [run | {"fingerprint": fingerprint_of(run["command"])} for run in recorded()]
         RESULTS.write_text("".join(json.dumps(run) + "\n" for run in rows))
-    elif args.curve:
-        with CURVES.open("a") as file:
-            file.write(json.dumps(curve(args.curve, args.patch)) + "\n")
     elif not args.argv:
         parser.error("give a training script and its flags")
     else:
         command = shlex.join(["python", *args.argv])
         about = {"command": command, "processor": args.processor}
-        about["fingerprint"] = fingerprint(command)  # before training, because the code may change
+        about["fingerprint"] = fingerprint_of(
+            command
+        )  # before training, because the code may change
         name = "-".join(part.lstrip("-").replace("/", "_") for part in args.argv)
         out = (args.keep / name).resolve()
         result = record(out / "run", args.label, about | train(args.argv, out))
