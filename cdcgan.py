@@ -88,7 +88,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.side, widths = channel_widths(image_size, ngf)  # 7, [64, 128] for 28 x 28 pixels
-        # init_weights gives embed std 0.02. With torch's std 1, the samples of a class look alike.
+        # init_weights gives embed std 0.02. With torch's std 1, the samples of a class vary less.
         self.embed = nn.Embedding(num_classes, z_dim)
         self.project = nn.Linear(2 * z_dim, widths[-1] * self.side**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
@@ -217,7 +217,7 @@ def feature_matching_loss(real_features: Tensor, fake_features: Tensor) -> Tenso
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Decay learning rates linearly to 0 in the last part `decay`; the part `done` is over."""
+    """Decay learning rates linearly to 0 in the last fraction `decay`. `done` goes from 0 to 1."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:

@@ -209,7 +209,7 @@ def gradient_penalty(critic: nn.Module, real: Tensor, fake: Tensor, *labels: Ten
 
 
 def decay_lr(done: float, decay: float, *optimisers: torch.optim.Optimizer) -> None:
-    """Decay learning rates linearly to 0 in the last part `decay`; the part `done` is over."""
+    """Decay learning rates linearly to 0 in the last fraction `decay`. `done` goes from 0 to 1."""
     factor = min(1.0, (1 - done) / decay) if decay else 1.0
     for optimiser in optimisers:
         for group in optimiser.param_groups:

@@ -13,7 +13,7 @@ from fid import frechet_distance, precision_recall
 from tests.conftest import ROOT, tool
 from vanilla_gan import generator_loss
 
-figures = tool("make_figures")
+figures, record_curves = tool("make_figures"), tool("record_curves")
 PAGES = "\n".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 
@@ -26,6 +26,28 @@ def test_each_figure_is_drawn_small_and_on_a_page(name: str, tmp_path: Path) -> 
         assert drawn.size == committed.size and drawn.width == 640
         assert len(drawn.getcolors() or []) > 2  # not an empty page
     assert f"({path.name})" in PAGES
+
+
+@pytest.mark.parametrize("name", [*figures.LOSS_FIGURES, *figures.SAMPLE_FIGURES])
+def test_each_figure_of_runs_is_drawn_and_on_a_page(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures, "RUNS", tmp_path / "runs")
+    figures.main(["--only", name, "--out_dir", str(tmp_path / "out")])
+    runs = figures.missing_runs(name)
+    columns = "epoch,d_loss,g_loss,d_real,d_fake,wasserstein,penalty\n"
+    assert f"run tools/record_curves.py {' '.join(runs)} first" in capsys.readouterr().out
+    for run in runs:
+        assert run in record_curves.RUNS
+        (tmp_path / "runs" / run / "samples").mkdir(parents=True)
+        rows = "1,1,2,0.4,0.5,3,0.1\n2,1,2,0.4,0.5,3,0.1\n"
+        (tmp_path / "runs" / run / "metrics.csv").write_text(columns + rows)
+        Image.new("RGB", (700, 700)).save(tmp_path / "runs" / run / "samples/epoch_0002.png")
+    figures.main(["--only", name, "--out_dir", str(tmp_path / "out")])
+    new, old = tmp_path / f"out/{name}.png", ROOT / f"docs/{name}.png"
+    with Image.open(new) as drawn, Image.open(old) as committed:
+        assert name in figures.LOSS_FIGURES or drawn.size == committed.size
+    assert f"({name}.png)" in PAGES
 
 
 def test_the_diagram_of_a_step_is_small_and_has_a_white_background() -> None:

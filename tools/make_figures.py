@@ -359,7 +359,6 @@ SAMPLE_FIGURES = {
         },
     ),
     "saturating": ((234, 118), {"-log D(G(z))": "strong_d", "log(1 - D(G(z)))": "saturating"}),
-    "loud": ((677, 234), {"standard deviation 1": "loud_embeddings", "0.02": "quiet_embeddings"}),
     "batchnorm": ((292, 176), {"two calls of D": "separate_batches", "one call": "mixed_batch"}),
 }
 

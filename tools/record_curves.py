@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from record_results import ROOT, fcd_per_epoch, fingerprint, quality, recorded
+from record_results import ROOT, fingerprint, per_epoch, quality, recorded
 
 from training.flags import NO_HYPERPARAMETERS
 
@@ -36,6 +36,7 @@ class Curve(NamedTuple):
     command: str  # the script and its flags
     patch: str = ""  # name of a file in docs/answers
     edits: tuple[tuple[str, str], ...] = ()  # texts of the patched script, each with its successor
+    measure: bool = False  # whether fid.py --prdc measures last.pt
 
 
 D_WINS = "--d_steps 5 --lr_d 1e-3 --lr_g 5e-5 --dropout 0 --label_smoothing 0"
@@ -67,8 +68,6 @@ RUNS = {
     "label_noise": Curve("vanilla_gan.py --epochs 6 --label_noise 0.3"),
     "little_label_noise": Curve("vanilla_gan.py --epochs 6 --label_noise 0.05"),
     "no_smoothing": Curve("vanilla_gan.py --epochs 6 --label_smoothing 0"),
-    "loud_embeddings": Curve("cdcgan.py --epochs 6", "loud-embeddings"),
-    "quiet_embeddings": Curve("cdcgan.py --epochs 6"),
     "mixed_batch": Curve(f"dcgan.py --epochs 2 {BATCH_NORM}", "mixed-batch"),
     "separate_batches": Curve(f"dcgan.py --epochs 2 {BATCH_NORM}"),
     # docs/exercises.md
@@ -79,13 +78,15 @@ RUNS = {
     "projection": Curve("cdcgan.py --epochs 2"),
     "concatenation": Curve("cdcgan.py --epochs 2", "concatenation"),
     "clipping": Curve(f"wgan_gp.py --epochs 1 --n_critic 5 --weight_clip 0.01 {SLOW}"),
-    "r3gan": Curve(f"{R3GAN} --gamma 0.2", "r3gan"),
-    "r3gan_gamma_0.05": Curve(f"{R3GAN} --gamma 0.05", "r3gan"),
-    "r3gan_gamma_1": Curve(f"{R3GAN} --gamma 1", "r3gan"),
-    "r3gan_no_penalty": Curve(f"{R3GAN} --gamma 0", "r3gan"),
-    "r3gan_r1_only": Curve(f"{R3GAN} --gamma 1", "r3gan", NO_R2),
-    "r3gan_seed_1": Curve(f"{R3GAN} --gamma 1 --seed 1", "r3gan"),
+    "r3gan_gamma_0.2": Curve(f"{R3GAN} --gamma 0.2", "r3gan", measure=True),
+    "r3gan_gamma_0.05": Curve(f"{R3GAN} --gamma 0.05", "r3gan", measure=True),
+    "r3gan": Curve(f"{R3GAN} --gamma 1", "r3gan", measure=True),
+    "r3gan_no_penalty": Curve(f"{R3GAN} --gamma 0", "r3gan", measure=True),
+    "r3gan_r1_only": Curve(f"{R3GAN} --gamma 1", "r3gan", NO_R2, measure=True),
+    "r3gan_seed_1": Curve(f"{R3GAN} --gamma 1 --seed 1", "r3gan", measure=True),
     # docs/log.md and docs/results.md
+    "loud_embeddings": Curve("cdcgan.py --epochs 6", "loud-embeddings", measure=True),
+    "quiet_embeddings": Curve("cdcgan.py --epochs 6", measure=True),
     "five_critic_steps": Curve(f"wgan_gp.py --epochs 3 --n_critic 5 {FAST}"),
     "small_z": Curve("wgan_gp.py --epochs 2 --z_dim 16"),
     "no_dropout": Curve(f"vanilla_gan.py --epochs 2 {LARGE_BATCH} --dropout 0"),
@@ -138,8 +139,9 @@ def row_of(name: str, folder: Path) -> dict[str, Any]:
         "patch": RUNS[name].patch,
         "edits": len(RUNS[name].edits),
         "args": args,
-        "fcd_per_epoch": fcd_per_epoch(folder),
-        **(quality(folder) if RUNS[name].patch == "r3gan" else {}),
+        "fcd_per_epoch": per_epoch(folder, "fcd"),
+        "class_share": per_epoch(folder, "class_share"),
+        **(quality(folder) if RUNS[name].measure else {}),
         "commit": config["commit"],
         "fingerprint": fingerprint_of(name, args),
     }

@@ -97,10 +97,10 @@ def fingerprint_of(command: str) -> str:
     return fingerprint(ROOT / shlex.split(command)[1], hyperparameters_of(command))
 
 
-def fcd_per_epoch(run: Path) -> list[float]:
-    """Return the FCD that a run measured after each epoch, from the run folder."""
+def per_epoch(run: Path, column: str) -> list[float]:
+    """Return the values of a column of metrics.csv after each epoch, from a run folder."""
     with (run / "metrics.csv").open() as file:
-        return [round(float(row["fcd"]), 3) for row in csv.DictReader(file) if row.get("fcd")]
+        return [round(float(row[column]), 3) for row in csv.DictReader(file) if row.get(column)]
 
 
 def quality(run: Path) -> dict[str, float]:
@@ -137,7 +137,7 @@ def record(run: Path, label: str | None, about: dict[str, Any]) -> dict[str, Any
         **quality(run),
         "score": round(float(last["classifier_score"]), 2),
         "class_share": round(float(last["class_share"]), 3) if last.get("class_share") else None,
-        "fcd_per_epoch": fcd_per_epoch(run),
+        "fcd_per_epoch": per_epoch(run, "fcd"),
         **about,
         "dtype": config["precision"],
         "torch": torch.__version__,
