@@ -20,7 +20,7 @@ convolutions, and decides whether an image comes from the data.
     samples                from G                              from the EMA of G's weights
 
 Run:     python dcgan.py --dataset fashion_mnist
-Result:  FCD 0.375 after 30 epochs (seed 0, 10k vs test set), 33 minutes on one CPU core
+Result:  FCD 0.383 ± 0.012 after 30 epochs (2 seeds, 10k vs test set), 32 minutes on one CPU core
 """
 
 from support.processes import training_command  # first, so Ctrl-C during imports prints one line

@@ -42,6 +42,7 @@ def test_each_figure_of_runs_is_drawn_and_on_a_page(
         (tmp_path / "runs" / run / "samples").mkdir(parents=True)
         rows = "1,1,2,0.4,0.5,3,0.1\n2,1,2,0.4,0.5,3,0.1\n"
         (tmp_path / "runs" / run / "metrics.csv").write_text(columns + rows)
+        (tmp_path / "runs" / run / "training.gif").touch()
         Image.new("RGB", (700, 700)).save(tmp_path / "runs" / run / "samples/epoch_0002.png")
     figures.main(["--only", name, "--out_dir", str(tmp_path / "out")])
     new, old = tmp_path / f"out/{name}.png", ROOT / f"docs/{name}.png"

@@ -400,7 +400,8 @@ def missing_runs(name: str) -> list[str]:
     runs = LOSS_FIGURES.get(name, {})
     if name in SAMPLE_FIGURES:
         _, runs = SAMPLE_FIGURES[name]
-    return [run for run in runs.values() if not (RUNS / run).is_dir()]
+    # A run writes training.gif at its end.
+    return [run for run in runs.values() if not (RUNS / run / "training.gif").is_file()]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

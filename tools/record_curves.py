@@ -1,12 +1,11 @@
 """Train the short runs of docs/failures.md, exercises.md and log.md; record FCD per epoch.
 
-    python tools/record_curves.py                     # all runs that docs/curves.jsonl lacks
+    python tools/record_curves.py                     # all runs without a folder
     python tools/record_curves.py d_wins healthy      # these runs
     python tools/record_curves.py --same              # after a change that trains the same
 
-Each run gets the folder runs/curves/NAME, and one line in docs/curves.jsonl. A run folder that
-exists is recorded without training. tools/make_figures.py draws the pictures of the runs. Do not
-edit the scripts while the tool trains. Each line has a fingerprint as in tools/record_results.py.
+Each run gets the folder runs/curves/NAME, and one line in docs/curves.jsonl, with a fingerprint as
+in tools/record_results.py. tools/make_figures.py draws the pictures of the runs.
 """
 
 import argparse
@@ -16,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +34,7 @@ class Curve(NamedTuple):
 
     command: str  # the script and its flags
     patch: str = ""  # name of a file in docs/answers
-    edits: tuple[tuple[str, str], ...] = ()  # texts of the patched script, each with its successor
+    edits: tuple[tuple[str, str], ...] = ()  # (old text, new text), replaced after the patch
     measure: bool = False  # whether fid.py --prdc measures last.pt
 
 
@@ -50,13 +49,14 @@ BATCH_NORM = (
     " --ema 0.999"
 )
 FAST, SLOW = (f"--lr_g {lr} --lr_d {lr} --ema 0.999" for lr in ("4e-4", "5e-5"))
-LARGE_BATCH = "--batch_size 128 --lr_g 2e-4 --lr_d 2e-4"
 R3GAN = "dcgan.py --epochs 21 --norm none --label_smoothing 0"
 RUNS = {
     # docs/failures.md and docs/course.md
     "healthy": Curve("vanilla_gan.py --epochs 6"),
     "d_wins": Curve(f"vanilla_gan.py --epochs 6 {D_WINS}"),
     "d_wins_d_steps": Curve(f"vanilla_gan.py --epochs 6 {D_WINS} --d_steps 1"),
+    "d_wins_lr_d": Curve(f"vanilla_gan.py --epochs 6 {D_WINS} --lr_d 4e-4"),
+    "d_wins_lr_g": Curve(f"vanilla_gan.py --epochs 6 {D_WINS} --lr_g 4e-4"),
     "d_wins_rates": Curve(f"vanilla_gan.py --epochs 6 {D_WINS} --lr_d 4e-4 --lr_g 4e-4"),
     "d_wins_dropout": Curve(f"vanilla_gan.py --epochs 6 {D_WINS} --dropout 0.3"),
     "d_wins_smoothing": Curve(f"vanilla_gan.py --epochs 6 {D_WINS} --label_smoothing 0.1"),
@@ -89,8 +89,6 @@ RUNS = {
     "quiet_embeddings": Curve("cdcgan.py --epochs 6", measure=True),
     "five_critic_steps": Curve(f"wgan_gp.py --epochs 3 --n_critic 5 {FAST}"),
     "small_z": Curve("wgan_gp.py --epochs 2 --z_dim 16"),
-    "no_dropout": Curve(f"vanilla_gan.py --epochs 2 {LARGE_BATCH} --dropout 0"),
-    "dropout": Curve(f"vanilla_gan.py --epochs 2 {LARGE_BATCH}"),
     "dcgan_optimiser": Curve(f"dcgan.py --epochs 4 {BATCH_NORM}"),
     "wgan_gp_optimiser": Curve(
         f"wgan_gp.py --epochs 1 --n_critic 5 {SLOW} --lr_g 1e-4 --lr_d 1e-4"
@@ -100,56 +98,59 @@ RUNS = {
 
 @contextmanager
 def changed_code(run: Curve) -> Iterator[Path]:
-    """Yield a folder with the code that `run` trains."""
-    if not run.patch:
-        yield ROOT
-        return
+    """Yield a folder with a copy of the code that `run` trains."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for path in ROOT.glob("*.py"):
             shutil.copy(path, folder)
-        for part in ("support", "training", "pretrained", "configs"):
-            (folder / part).symlink_to(ROOT / part)
-        patch = ROOT / f"docs/answers/{run.patch}.patch"
-        subprocess.run(["git", "apply", str(patch)], cwd=folder, check=True)
+        for part in ("support", "training"):
+            shutil.copytree(ROOT / part, folder / part)
+        (folder / "pretrained").symlink_to(ROOT / "pretrained")
+        if run.patch:
+            patch = ROOT / f"docs/answers/{run.patch}.patch"
+            subprocess.run(["git", "apply", str(patch)], cwd=folder, check=True)
         script = folder / run.command.split()[0]
-        for text, successor in run.edits:
-            assert text in script.read_text(), f"{script.name} has no text {text!r}"
-            script.write_text(script.read_text().replace(text, successor))
+        for old, new in run.edits:
+            assert old in script.read_text(), f"{script.name} has no text {old!r}"
+            script.write_text(script.read_text().replace(old, new))
         yield folder
 
 
-def train(name: str, folder: Path) -> None:
-    """Train the run `name` in the run folder `folder`."""
-    with changed_code(RUNS[name]) as code:
-        script, *flags = shlex.split(RUNS[name].command)
-        places = ["--data_dir", str(ROOT / "data"), "--out_dir", str(folder.parent)]
-        argv = [sys.executable, script, "--dataset", "fashion_mnist", *flags, *places]
-        subprocess.run([*argv, "--name", name], cwd=code, check=True)
+def commit() -> str:
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def row_of(name: str, folder: Path) -> dict[str, Any]:
-    """Return the line of docs/curves.jsonl for the finished run `name` in `folder`."""
-    config = json.loads((folder / "config.json").read_text())
-    left_out = NO_HYPERPARAMETERS | {"features", "eval_samples"}
-    args = {key: value for key, value in config["args"].items() if key not in left_out}
-    return {
-        "name": name,
-        "script": config["script"],
-        "patch": RUNS[name].patch,
-        "edits": len(RUNS[name].edits),
-        "args": args,
-        "fcd_per_epoch": per_epoch(folder, "fcd"),
-        "class_share": per_epoch(folder, "class_share"),
-        **(quality(folder) if RUNS[name].measure else {}),
-        "commit": config["commit"],
-        "fingerprint": fingerprint_of(name, args),
-    }
+def train(name: str, out_dir: Path, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Train the run `name` in out_dir/name; return its line of docs/curves.jsonl.
+
+    `more` are further flags of the script.
+    """
+    run, folder = RUNS[name], out_dir / name
+    script, *flags = shlex.split(run.command)
+    places = ["--data_dir", str(ROOT / "data"), "--out_dir", str(out_dir), "--name", name]
+    argv = [sys.executable, script, "--dataset", "fashion_mnist", *flags, *places, *more]
+    with changed_code(run) as code:
+        row: dict[str, Any] = {"name": name, "patch": run.patch, "commit": commit()}
+        subprocess.run(argv, cwd=code, check=True)
+        config = json.loads((folder / "config.json").read_text())
+        row["script"] = config["script"]
+        row["args"] = {k: v for k, v in config["args"].items() if k not in NO_HYPERPARAMETERS}
+        row["fingerprint"] = fingerprint(code / script, row["args"])
+    for column in ("fcd", "class_share"):
+        row[f"{column}_per_epoch"] = per_epoch(folder, column)
+    return row | (quality(folder) if run.measure else {})
 
 
 def fingerprint_of(name: str, args: dict[str, Any]) -> str:
+    """Return the fingerprint of the current code of the run `name` with hyperparameters `args`."""
     with changed_code(RUNS[name]) as code:
         return fingerprint(code / RUNS[name].command.split()[0], args)
+
+
+def write(rows: dict[str, dict[str, Any]]) -> None:
+    lines = [json.dumps(rows[name]) + "\n" for name in RUNS if name in rows]
+    CURVES.write_text("".join(lines))
 
 
 def main() -> None:
@@ -161,16 +162,18 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := [name for name in args.names if name not in RUNS]:
         parser.error(f"no run is called {unknown[0]}; the runs are {', '.join(RUNS)}")
+    names = args.names or [name for name in RUNS if not (FOLDER / name).exists()]
+    if there := [name for name in names if not args.same and (FOLDER / name).exists()]:
+        parser.error(f"{FOLDER / there[0]} exists: delete the folder to train the run anew")
     rows = {row["name"]: row for row in recorded(CURVES)}
     if args.same:
         for name, row in rows.items():
             row["fingerprint"] = fingerprint_of(name, row["args"])
-    for name in [] if args.same else args.names or [name for name in RUNS if name not in rows]:
-        folder = FOLDER / name
-        if not folder.exists():
-            train(name, folder)
-        rows[name] = row_of(name, folder)
-    CURVES.write_text("".join(json.dumps(rows[name]) + "\n" for name in RUNS if name in rows))
+        write(rows)
+        return
+    for name in names:
+        rows[name] = train(name, FOLDER)
+        write(rows)
 
 
 if __name__ == "__main__":

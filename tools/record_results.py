@@ -80,8 +80,8 @@ def code_of(path: Path) -> str:
 
 
 def fingerprint(script: Path, args: dict[str, Any]) -> str:
-    """Return a hash of a training script, of TRAINING_CODE and of the hyperparameters `args`."""
-    parts = [code_of(path) for path in (script, *(ROOT / name for name in TRAINING_CODE))]
+    """Return a hash of a script, of TRAINING_CODE beside it, and of the hyperparameters `args`."""
+    parts = [code_of(script.parent / name) for name in (script.name, *TRAINING_CODE)]
     parts.append(json.dumps(args, sort_keys=True))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
@@ -241,9 +241,8 @@ def main() -> None:
     else:
         command = shlex.join(["python", *args.argv])
         about = {"command": command, "processor": args.processor}
-        about["fingerprint"] = fingerprint_of(
-            command
-        )  # before training, because the code may change
+        # Before training, because the code may change during training.
+        about["fingerprint"] = fingerprint_of(command)
         name = "-".join(part.lstrip("-").replace("/", "_") for part in args.argv)
         out = (args.keep / name).resolve()
         result = record(out / "run", args.label, about | train(args.argv, out))
