@@ -288,3 +288,26 @@ def test_2000_steps_take_no_more_memory_files_or_time_than_500() -> None:
     memory, files, seconds = ([float(row[i]) for row in rows] for i in (1, 2, 3))
     assert memory[3] < memory[0] + 10 and files[3] == files[0], said
     assert seconds[3] < 2 * seconds[1], "each step takes longer than those before"
+
+
+@pytest.mark.slow
+def test_a_changed_run_is_trained_and_recorded(flags: list[str], tmp_path: Path) -> None:
+    curves = tool("record_curves")
+    row = curves.train("early_zero_grad", tmp_path, [*flags, "--max_steps", "2"])
+    assert (tmp_path / "early_zero_grad/last.pt").is_file()
+    assert row["script"] == "vanilla_gan" and row["patch"] == "no-detach"
+    assert row["fingerprint"] == curves.fingerprint_of("early_zero_grad", row["args"])
+    assert row["fingerprint"] != curves.fingerprint_of("no_detach", row["args"])  # the edits
+
+
+def test_a_run_that_is_there_or_unknown_is_not_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curves = tool("record_curves")
+    (tmp_path / "healthy").mkdir()
+    monkeypatch.setattr(curves, "FOLDER", tmp_path)
+    for name, words in (("healthy", "delete the folder"), ("sick", "no run is called sick")):
+        monkeypatch.setattr(sys, "argv", ["record_curves.py", name])
+        with pytest.raises(SystemExit) as end:
+            curves.main()
+        assert end.value.code == 2 and words in capsys.readouterr().err
