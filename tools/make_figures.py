@@ -33,6 +33,7 @@ from support.checkpoints import SCRIPTS, load_generator
 from support.features import load_features
 from support.fonts import font
 from support.sampling import noise, sample
+from tools.record_results import recorded
 from training.plots import LOSSES, Rows, plot, read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +50,14 @@ STYLE: Any = {
 LOGITS = torch.linspace(-6, 6, 121, dtype=torch.float64)
 X = np.linspace(-5, 5, 1001)
 K = 3  # neighbours, as in fid.precision_recall
+MODERN_RUNS = {
+    "dcgan": ("dcgan.py", "k-"),
+    "r3gan": (r"patch, $\gamma$ = 1", "C0-"),
+    "r3gan_r1_only": (r"$\gamma$ = 1, no $R_2$", "C0--"),
+    "r3gan_gamma_0.2": (r"$\gamma$ = 0.2", "C1-"),
+    "r3gan_gamma_0.05": (r"$\gamma$ = 0.05", "C2-"),
+    "r3gan_no_penalty": ("no penalties", "C3-"),
+}
 
 
 # ---- the plotted quantities ----
@@ -321,6 +330,24 @@ def two_sets() -> Figure:
     return figure
 
 
+def modern_baseline() -> Figure:
+    """Draw the recorded FCD of dcgan.py and of the patch r3gan over their runs (exercise 11)."""
+    records = {run["name"]: run for run in recorded(ROOT / "docs/curves.jsonl")}
+    for run in recorded():
+        if run["command"] == "python dcgan.py --dataset fashion_mnist":
+            records["dcgan"] = run
+    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
+    axes = figure.subplots()
+    for name, (label, style) in MODERN_RUNS.items():
+        values = records[name]["fcd_per_epoch"]
+        parts = np.arange(1, len(values) + 1) / len(values)
+        axes.plot(parts, values, style, label=label, linewidth=1.2)
+    axes.set(xlabel="part of the run", ylabel="FCD", xlim=(0, 1), ylim=(0, 3.2))
+    axes.set_title("Fashion-MNIST, seed 0")
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "optimal_d": optimal_d,
     "generator_losses": generator_losses,
@@ -331,6 +358,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "two_sets": two_sets,
     "frechet": frechet,
     "precision_recall": precision_recall,
+    "modern_baseline": modern_baseline,
 }
 
 
