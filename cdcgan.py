@@ -3,9 +3,9 @@
 A generator G turns noise z and a class y into an image. A discriminator D sees an image and a
 class, and decides whether the pair is real. D can reject a good image that has the wrong class.
 
-    min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]
+    min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]                       (Eq. 2)
 
-Everything else is as in dcgan.py, including the departures from the DCGAN paper.
+Except for y and the number of epochs, everything is as in dcgan.py, with its departures.
 
     what                   in the paper                           here
     networks               multilayer perceptrons                 those of dcgan.py
@@ -13,7 +13,7 @@ Everything else is as in dcgan.py, including the departures from the DCGAN paper
     y in D                 a hidden layer for y and one for x     projection (Miyato & Koyama 2018)
 
 Run:     python cdcgan.py --dataset fashion_mnist --epochs 50
-Result:  FCD 0.043 after 50 epochs (seed 0, 10k vs test set), 57 minutes on one CPU core
+Result:  FCD 0.043 (fid.py, 10,000 samples, seed 0) after 50 epochs, 57 minutes on one core
 """
 
 from support.processes import training_command  # first, so Ctrl-C during imports prints one line
@@ -44,7 +44,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--ngf", type=int, default=64, help=ngf)
     ndf = "channels of D's first layer (DCGAN's code: 128, for MNIST 64)"
     model.add_argument("--ndf", type=int, default=32, help=ndf)
-    depth = "number of 3 x 3 convolutions added per feature map, in both networks (0: DCGAN)"
+    depth = "number of 3 x 3 convolutions added per feature map, in both networks (DCGAN has 0)"
     model.add_argument("--depth", type=int, default=0, help=depth)
     norms = ("spectral", "batch", "instance", "layer", "none")
     norm = "normalisation of D (DCGAN: batch; spectral: Miyato et al. 2018)"
@@ -60,16 +60,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--lr_decay", type=float, default=0.5, help=decay)
     optim.add_argument("--beta1", type=float, default=0.0, help="Adam beta1 (DCGAN Sec. 4: 0.5)")
     optim.add_argument("--beta2", type=float, default=0.9, help="Adam beta2 (usual: 0.999)")
-    ema = "decay of the exponential moving average (EMA) of G's weights; 0: none (Yazici 2019)"
+    ema = "decay of the moving average (EMA) of G's weights (Yazici et al. 2019); 0 turns it off"
     optim.add_argument("--ema", type=float, default=0.99, help=ema)
-    matching = "train G to match D's mean features of real images (Salimans et al. 2016 Sec. 3.1)"
+    matching = "train G to match D's mean features, which ignore y (Salimans et al. 2016 Sec. 3.1)"
     optim.add_argument("--feature_matching", **SWITCH, help=matching)
     labels = parser.add_argument_group("targets of the discriminator (real or generated)")
     smoothing = "D's target for real images is 1 minus this (Salimans et al. 2016 Sec. 3.4)"
     labels.add_argument("--label_smoothing", type=float, default=0.1, help=smoothing)
     noise = "fraction of D's targets (real or generated) to swap at random (ganhacks, tip 6)"
     labels.add_argument("--label_noise", type=float, default=0.0, help=noise)
-    flip = "replace each target t of D by 1 - t, which only changes the sign of D's logit"
+    flip = "replace each target t in both losses by 1 - t, which changes the sign of D's logit"
     labels.add_argument("--flip_labels", **SWITCH, help=flip)
     return parse_run_args(parser, argv)
 
@@ -88,7 +88,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.side, widths = channel_widths(image_size, ngf)  # 7, [64, 128] for 28 x 28 pixels
-        # init_weights gives embed std 0.02. With torch's std 1, the samples of a class vary less.
+        # init_weights gives std 0.02. With torch's std 1, G uses z less, so samples vary less.
         self.embed = nn.Embedding(num_classes, z_dim)
         self.project = nn.Linear(2 * z_dim, widths[-1] * self.side**2, bias=False)
         layers: list[nn.Module] = [nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True)]
@@ -108,7 +108,7 @@ class Generator(nn.Module):
         # Channels come last in memory, because convolutions are fastest in this layout.
         x = x.view(len(z), self.side, self.side, -1).permute(0, 3, 1, 2)  # (B, 128, 7, 7)
         x = self.layers(x)  # (B, 64, 14, 14), then (B, channels, 28, 28)
-        # tanh in float32: bfloat16 rounds black pixels to exactly -1, where the gradient is 0.
+        # tanh is in float32, because bfloat16 rounds black pixels to -1, where the gradient is 0.
         return x.float().tanh()
 
 
@@ -135,8 +135,8 @@ class Discriminator(nn.Module):
             for _ in range(depth):
                 layers += conv_block(nn.Conv2d(width, width, 3, padding=1), norm)
         self.layers = nn.Sequential(*layers)
-        # Two kinds of features. `dense` keeps positions (layout), as DCGAN's MNIST code does.
-        # `local` sums the outputs of a convolution over all positions (texture).
+        # `dense` has a weight per position (layout), as in DCGAN's MNIST code. `local` applies one
+        # convolution at all positions and sums the outputs (texture).
         last = widths[-1]
         self.local = nn.Sequential(*conv_block(nn.Conv2d(last, last, 3, padding=1), norm))
         self.dense = nn.Linear(last * side**2, 8 * ndf)
@@ -145,7 +145,7 @@ class Discriminator(nn.Module):
         self.embed = nn.Embedding(num_classes, 8 * ndf + last)
         init_weights(self)
         if norm == "spectral":
-            spectral_norm(self)  # last, because it computes sigma of the initial weights
+            spectral_norm(self)  # last, because it estimates singular values of the weights
 
     def features(self, images: Tensor) -> Tensor:
         """Return the input of the last layer (B, 8 * ndf + channels of the last maps)."""
@@ -156,7 +156,7 @@ class Discriminator(nn.Module):
         return self.dropout(torch.cat([dense, local], dim=1))
 
     def logits_from_features(self, features: Tensor, labels: Tensor) -> Tensor:
-        # Logit of the image alone, plus the fit of image and class (Miyato & Koyama 2018, Eq. 3).
+        # The projection adds an inner product of class and features (Miyato & Koyama 2018, Eq. 3).
         fits_class = (self.embed(labels) * features).sum(dim=1)
         return (self.linear(features).squeeze(1) + fits_class).float()
 
@@ -193,7 +193,7 @@ def discriminator_loss(
 ) -> Tensor:
     """Return -E[log D(x)] - E[log(1 - D(G(z)))] by default. The options change the targets 1 and 0.
 
-    The loss takes logits, because log D(x) would be infinite where sigmoid rounds to 0.
+    The loss takes logits, because sigmoid rounds to 1 above 17. There log(1 - D) is infinite.
     """
     real = targets(real_logits, True, smoothing, noise, flip)
     fake = targets(fake_logits, False, smoothing, noise, flip)
@@ -268,12 +268,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         real, labels = batches[step]  # (B, channels, H, W) in [-1, 1], (B,)
         z = batches.noise(args.z_dim)  # (B, z_dim)
 
-        # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))]. Real and generated images go
-        # through D separately, because batch norm would mix their statistics in one batch.
+        # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))]. With --norm batch, one pass for
+        # both batches would normalise real and generated images with the same statistics.
         with autocast(), parametrize.cached():  # compute spectral norm once for both passes
             fake = generator(z, labels)  # as many images of each class as in `real`
             real_logits = discriminator(real, labels)
-            fake_logits = discriminator(fake.detach(), labels)  # detach: D's loss must not change G
+            fake_logits = discriminator(fake.detach(), labels)  # detach: d_loss must not reach G
         d_loss = discriminator_loss(real_logits, fake_logits, **label_options)
         opt_d.zero_grad()
         d_loss.backward()
@@ -293,8 +293,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_g.step()
         discriminator.requires_grad_(True)
 
-        # Only samples and metrics use the EMA. The decay grows from 0.1 to --ema, as in TensorFlow,
-        # because G changes fast at the start.
+        # Only samples and metrics use the EMA. The decay of the EMA grows from 0.1 to --ema,
+        # because G changes fast at the start (as num_updates does in TensorFlow).
         update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
         # Log both losses, the mean D(x), and the mean D(G(z)) before and after D's update.

@@ -7,9 +7,9 @@ convolutions, and decides whether an image comes from the data.
     min_G max_D  E_x[log D(x)] + E_z[log(1 - D(G(z)))]
 
     what                   in the paper (*: in its code)       here
-    z                      100 numbers, uniform                16 numbers from N(0, 1)
-    convolutions           5x5; MNIST*: G 128->64, D 64->128   4x4; G 128->64, D 32->64
-    dense hidden layers    for MNIST* 1,024 units in G and D   256 units in D
+    z                      100 dimensions, uniform             16 dimensions, N(0, 1)
+    kernels; channels      5x5; MNIST*: G 128->64, D 64->128   4x4; G 128->64, D 32->64
+    dense hidden layers    none (Sec. 3); for MNIST* 1,024     256 units in D
     other features of D    none                                3x3 conv, summed over positions
     norm of D              batch                               spectral (Miyato et al. 2018)
     Adam                   0.0002, betas 0.5, 0.999*           G 0.0008, D 0.0016, betas 0, 0.9
@@ -20,7 +20,7 @@ convolutions, and decides whether an image comes from the data.
     samples                from G                              from the EMA of G's weights
 
 Run:     python dcgan.py --dataset fashion_mnist
-Result:  FCD 0.383 ± 0.012 after 30 epochs (2 seeds, 10k vs test set), 32 minutes on one CPU core
+Result:  FCD 0.383 ± 0.012 (fid.py, 10,000 samples, 2 seeds) after 30 epochs, 32 minutes on one core
 """
 
 from support.processes import training_command  # first, so Ctrl-C during imports prints one line
@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     model.add_argument("--ngf", type=int, default=64, help=ngf)
     ndf = "channels of D's first layer (DCGAN's code: 128, for MNIST 64)"
     model.add_argument("--ndf", type=int, default=32, help=ndf)
-    depth = "number of 3 x 3 convolutions added per feature map, in both networks (0: DCGAN)"
+    depth = "number of 3 x 3 convolutions added per feature map, in both networks (DCGAN has 0)"
     model.add_argument("--depth", type=int, default=0, help=depth)
     norms = ("spectral", "batch", "instance", "layer", "none")
     norm = "normalisation of D (DCGAN: batch; spectral: Miyato et al. 2018)"
@@ -67,7 +67,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--lr_decay", type=float, default=0.5, help=decay)
     optim.add_argument("--beta1", type=float, default=0.0, help="Adam beta1 (DCGAN Sec. 4: 0.5)")
     optim.add_argument("--beta2", type=float, default=0.9, help="Adam beta2 (usual: 0.999)")
-    ema = "decay of the exponential moving average (EMA) of G's weights; 0: none (Yazici 2019)"
+    ema = "decay of the moving average (EMA) of G's weights (Yazici et al. 2019); 0 turns it off"
     optim.add_argument("--ema", type=float, default=0.99, help=ema)
     matching = "train G to match D's mean features of real images (Salimans et al. 2016 Sec. 3.1)"
     optim.add_argument("--feature_matching", **SWITCH, help=matching)
@@ -76,7 +76,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     labels.add_argument("--label_smoothing", type=float, default=0.1, help=smoothing)
     noise = "fraction of D's targets (real or generated) to swap at random (ganhacks, tip 6)"
     labels.add_argument("--label_noise", type=float, default=0.0, help=noise)
-    flip = "replace each target t of D by 1 - t, which only changes the sign of D's logit"
+    flip = "replace each target t in both losses by 1 - t, which changes the sign of D's logit"
     labels.add_argument("--flip_labels", **SWITCH, help=flip)
     return parse_run_args(parser, argv)
 
@@ -112,7 +112,7 @@ class Generator(nn.Module):
         # Channels come last in memory, because convolutions are fastest in this layout.
         x = x.view(len(z), self.side, self.side, -1).permute(0, 3, 1, 2)  # (B, 128, 7, 7)
         x = self.layers(x)  # (B, 64, 14, 14), then (B, channels, 28, 28)
-        # tanh in float32: bfloat16 rounds black pixels to exactly -1, where the gradient is 0.
+        # tanh is in float32, because bfloat16 rounds black pixels to -1, where the gradient is 0.
         return x.float().tanh()
 
 
@@ -138,8 +138,8 @@ class Discriminator(nn.Module):
             for _ in range(depth):
                 layers += conv_block(nn.Conv2d(width, width, 3, padding=1), norm)
         self.layers = nn.Sequential(*layers)
-        # Two kinds of features. `dense` keeps positions (layout), as DCGAN's MNIST code does.
-        # `local` sums the outputs of a convolution over all positions (texture).
+        # `dense` has a weight per position (layout), as in DCGAN's MNIST code. `local` applies one
+        # convolution at all positions and sums the outputs (texture).
         last = widths[-1]
         self.local = nn.Sequential(*conv_block(nn.Conv2d(last, last, 3, padding=1), norm))
         self.dense = nn.Linear(last * side**2, 8 * ndf)
@@ -147,7 +147,7 @@ class Discriminator(nn.Module):
         self.linear = nn.Linear(8 * ndf + last, 1)
         init_weights(self)
         if norm == "spectral":
-            spectral_norm(self)  # last, because it computes sigma of the initial weights
+            spectral_norm(self)  # last, because it estimates singular values of the weights
 
     def features(self, images: Tensor) -> Tensor:
         """Return the input of the last layer (B, 8 * ndf + channels of the last maps)."""
@@ -193,7 +193,7 @@ def discriminator_loss(
 ) -> Tensor:
     """Return -E[log D(x)] - E[log(1 - D(G(z)))] by default. The options change the targets 1 and 0.
 
-    The loss takes logits, because log D(x) would be infinite where sigmoid rounds to 0.
+    The loss takes logits, because sigmoid rounds to 1 above 17. There log(1 - D) is infinite.
     """
     real = targets(real_logits, True, smoothing, noise, flip)
     fake = targets(fake_logits, False, smoothing, noise, flip)
@@ -266,12 +266,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         real, _ = batches[step]  # (B, channels, H, W) in [-1, 1]
         z = batches.noise(args.z_dim)  # (B, z_dim)
 
-        # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))]. Real and generated images go
-        # through D separately, because batch norm would mix their statistics in one batch.
+        # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))]. With --norm batch, one pass for
+        # both batches would normalise real and generated images with the same statistics.
         with autocast(), parametrize.cached():  # compute spectral norm once for both passes
             fake = generator(z)
             real_logits = discriminator(real)
-            fake_logits = discriminator(fake.detach())  # detach: D's loss must not change G
+            fake_logits = discriminator(fake.detach())  # detach: d_loss must not reach G
         d_loss = discriminator_loss(real_logits, fake_logits, **label_options)
         opt_d.zero_grad()
         d_loss.backward()
@@ -291,8 +291,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         opt_g.step()
         discriminator.requires_grad_(True)
 
-        # Only samples and metrics use the EMA. The decay grows from 0.1 to --ema, as in TensorFlow,
-        # because G changes fast at the start.
+        # Only samples and metrics use the EMA. The decay of the EMA grows from 0.1 to --ema,
+        # because G changes fast at the start (as num_updates does in TensorFlow).
         update_ema(ema_pairs, min(args.ema, (1 + step) / (10 + step)))
 
         # Log both losses, the mean D(x), and the mean D(G(z)) before and after D's update.
