@@ -5,7 +5,7 @@ class, and decides whether the pair is real. D can reject a good image that has 
 
     min_G max_D  E_{x,y}[log D(x|y)] + E_{z,y}[log(1 - D(G(z|y)|y))]                       (Eq. 2)
 
-Except for y and the number of epochs, everything is as in dcgan.py, with its departures.
+Except for y and the number of epochs, all is as in dcgan.py, with its changes to DCGAN.
 
     what                   in the paper                           here
     networks               multilayer perceptrons                 those of dcgan.py
@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--beta2", type=float, default=0.9, help="Adam beta2 (usual: 0.999)")
     ema = "decay of the moving average (EMA) of G's weights (Yazici et al. 2019); 0 turns it off"
     optim.add_argument("--ema", type=float, default=0.99, help=ema)
-    matching = "train G to match D's mean features, which ignore y (Salimans et al. 2016 Sec. 3.1)"
+    matching = "match D's mean features of real images, without y (Salimans et al. 2016 Sec. 3.1)"
     optim.add_argument("--feature_matching", **SWITCH, help=matching)
     labels = parser.add_argument_group("targets of the discriminator (real or generated)")
     smoothing = "D's target for real images is 1 minus this (Salimans et al. 2016 Sec. 3.4)"
@@ -135,8 +135,8 @@ class Discriminator(nn.Module):
             for _ in range(depth):
                 layers += conv_block(nn.Conv2d(width, width, 3, padding=1), norm)
         self.layers = nn.Sequential(*layers)
-        # `dense` has a weight per position (layout), as in DCGAN's MNIST code. `local` applies one
-        # convolution at all positions and sums the outputs (texture).
+        # `dense` sees layout, because it has a weight per position, as in DCGAN's MNIST code.
+        # `local` sees texture, because it sums the outputs of one convolution at all positions.
         last = widths[-1]
         self.local = nn.Sequential(*conv_block(nn.Conv2d(last, last, 3, padding=1), norm))
         self.dense = nn.Linear(last * side**2, 8 * ndf)
@@ -268,8 +268,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         real, labels = batches[step]  # (B, channels, H, W) in [-1, 1], (B,)
         z = batches.noise(args.z_dim)  # (B, z_dim)
 
-        # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))]. With --norm batch, one pass for
-        # both batches would normalise real and generated images with the same statistics.
+        # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))]. D sees the two batches apart,
+        # because one pass with --norm batch would mix their statistics.
         with autocast(), parametrize.cached():  # compute spectral norm once for both passes
             fake = generator(z, labels)  # as many images of each class as in `real`
             real_logits = discriminator(real, labels)

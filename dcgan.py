@@ -138,8 +138,8 @@ class Discriminator(nn.Module):
             for _ in range(depth):
                 layers += conv_block(nn.Conv2d(width, width, 3, padding=1), norm)
         self.layers = nn.Sequential(*layers)
-        # `dense` has a weight per position (layout), as in DCGAN's MNIST code. `local` applies one
-        # convolution at all positions and sums the outputs (texture).
+        # `dense` sees layout, because it has a weight per position, as in DCGAN's MNIST code.
+        # `local` sees texture, because it sums the outputs of one convolution at all positions.
         last = widths[-1]
         self.local = nn.Sequential(*conv_block(nn.Conv2d(last, last, 3, padding=1), norm))
         self.dense = nn.Linear(last * side**2, 8 * ndf)
@@ -266,8 +266,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         real, _ = batches[step]  # (B, channels, H, W) in [-1, 1]
         z = batches.noise(args.z_dim)  # (B, z_dim)
 
-        # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))]. With --norm batch, one pass for
-        # both batches would normalise real and generated images with the same statistics.
+        # (1) Update D: minimise -E[log D(x)] - E[log(1 - D(G(z)))]. D sees the two batches apart,
+        # because one pass with --norm batch would mix their statistics.
         with autocast(), parametrize.cached():  # compute spectral norm once for both passes
             fake = generator(z)
             real_logits = discriminator(real)

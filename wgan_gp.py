@@ -4,7 +4,7 @@ A critic f gives each image a score. The score difference is the mean score of t
 mean score of samples of a generator G. Over all f whose gradient with respect to the image has norm
 at most 1, the largest score difference is the Wasserstein-1 distance (Arjovsky et al., 2017,
 arXiv:1701.07875, Eq. 2). It gives G a useful gradient even if no sample looks like the data. The
-optimal f has gradient norm 1 on lines between images and samples that optimal transport pairs (Sec.
+optimal f has gradient norm 1 on lines between images and samples paired by optimal transport (Sec.
 2.3). These pairs are unknown. A penalty keeps the norm near 1 at points x^ between random pairs:
 
     critic:     minimise  E_z[f(G(z))] - E_x[f(x)] + lambda E_x^[(|grad f(x^)| - 1)^2]     (Eq. 3)
@@ -21,7 +21,7 @@ optimal f has gradient norm 1 on lines between images and samples that optimal t
 
 With n_critic 1, the score difference no longer estimates the distance. The penalty forbids batch
 norm in the critic, because batch norm makes each score depend on the other images (Sec. 4). With
---weight_clip C, clipped weights in [-C, C] and RMSprop replace penalty and Adam, as in WGAN.
+--weight_clip C, a clip of the weights to [-C, C] replaces the penalty, and RMSprop replaces Adam.
 
 Run:     python wgan_gp.py --dataset fashion_mnist
 Result:  FCD 1.453 (fid.py, 10,000 samples, seed 0) after 30 epochs, 47 minutes on one core
@@ -180,7 +180,7 @@ def init_weights(network: nn.Module) -> None:
 def critic_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
     """Return E[f(G(z))] - E[f(x)], the negative of the Wasserstein estimate.
 
-    The estimate is good only near the critic's optimum (--n_critic 5 --lr_g 4e-4 --lr_d 4e-4). With
+    The estimate needs a critic near its optimum, as with --n_critic 5 --lr_g 4e-4 --lr_d 4e-4. With
     --weight_clip, the scale of the estimate is unknown.
     """
     return fake_scores.mean() - real_scores.mean()
