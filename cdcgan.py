@@ -62,7 +62,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     optim.add_argument("--beta2", type=float, default=0.9, help="Adam beta2 (usual: 0.999)")
     ema = "decay of the moving average (EMA) of G's weights (Yazici et al. 2019); 0 turns it off"
     optim.add_argument("--ema", type=float, default=0.99, help=ema)
-    matching = "match D's mean features of real images, without y (Salimans et al. 2016 Sec. 3.1)"
+    matching = "train G to match D's mean features of real images (Salimans et al. 2016 Sec. 3.1)"
     optim.add_argument("--feature_matching", **SWITCH, help=matching)
     labels = parser.add_argument_group("targets of the discriminator (real or generated)")
     smoothing = "D's target for real images is 1 minus this (Salimans et al. 2016 Sec. 3.4)"
@@ -284,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with autocast(), parametrize.cached():
             fake_features = discriminator.features(fake)
             fake_logits_after = discriminator.logits_from_features(fake_features, labels)
-            if args.feature_matching:
+            if args.feature_matching:  # does not teach G the class, because features ignore y
                 g_loss = feature_matching_loss(discriminator.features(real), fake_features)
             else:
                 g_loss = generator_loss(fake_logits_after, flip)

@@ -596,6 +596,16 @@ def test_the_modern_baseline_is_as_recorded() -> None:
     assert lowest[4:] == sorted(lowest[4:])
 
 
+def test_the_settings_for_emoji_are_as_recorded() -> None:
+    with open(ROOT / "docs/emoji.csv", newline="") as file:
+        recorded = list(csv.DictReader(file))
+    metrics = ("fcd", "fcd_other", "precision", "recall", "coverage")
+    columns = (*metrics, "d_accuracy_real", "d_accuracy_fake")
+    for (name, *cells), row in zip(rows_of("results.md", "| setting |"), recorded, strict=True):
+        assert name == row["setting"]
+        compare(cells, [float(row[column]) for column in columns])
+
+
 def test_the_distance_of_few_samples_is_as_recorded() -> None:
     with open(ROOT / "docs/few_samples.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -740,6 +750,8 @@ def test_the_courses_results_are_as_recorded() -> None:
             shown = [cell.strip() for cell in row.split("|")[1:-1]]
             run = recorded[shown[0].strip("`"), "Fashion-MNIST"]
             assert shown[1:] == [run[name] for name in names[1:]]
+    recall = recorded["vanilla_gan.py", "Fashion-MNIST"]["recall"].split()[0]
+    assert f"Many samples look alike: recall is {recall} (section 5)" in course
 
 
 def test_the_code_of_the_course_is_in_the_scripts() -> None:

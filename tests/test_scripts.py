@@ -270,7 +270,8 @@ def test_the_papers_settings_train(path: Path, flags: list[str], tmp_path: Path)
     about = "not_reached" if "paper" in path.stem or "clip" in path.stem else "about"
     assert config.keys() == {"script", about, "args"} and config[about]
     script, settings = SCRIPTS[config["script"]], config["args"]
-    assert settings.keys() <= {*CHANGES[config["script"]], "epochs"}
+    evaluation = {"eval_every", "eval_samples"}
+    assert settings.keys() <= {*CHANGES[config["script"]], "epochs", *evaluation}
     parsed, defaults = vars(script.parse_args(["--config", str(path)])), vars(script.parse_args([]))
     assert parsed == defaults | settings | {"config": str(path)}
     assert about == "about" or settings["ema"] == 0
