@@ -59,7 +59,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     dropout = "fraction of D's last features that dropout sets to 0 (Goodfellow et al. 2014)"
     model.add_argument("--dropout", type=float, default=0.0, help=dropout)
     optim = parser.add_argument_group("optimisation")
-    optim.add_argument("--epochs", type=int, default=30, help="passes over the training images")
+    optim.add_argument("--epochs", type=int, default=70, help="passes over the training images")
     optim.add_argument("--batch_size", type=int, default=128, help="images per step (DCGAN: 128)")
     optim.add_argument("--lr_g", type=float, default=8e-4, help="G's learning rate (DCGAN: 2e-4)")
     optim.add_argument("--lr_d", type=float, default=1.6e-3, help="D's learning rate (DCGAN: 2e-4)")

@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     dropout = "fraction of D's hidden features that dropout sets to 0 (Sec. 5)"
     model.add_argument("--dropout", type=float, default=0.3, help=dropout)
     optim = parser.add_argument_group("optimisation")
-    optim.add_argument("--epochs", type=int, default=30, help="passes over the training images")
+    optim.add_argument("--epochs", type=int, default=100, help="passes over the training images")
     optim.add_argument("--batch_size", type=int, default=64, help="images per update (m in Alg. 1)")
     d_steps = "updates of D per update of G (k in Alg. 1; the paper uses 1)"
     optim.add_argument("--d_steps", type=int, default=1, help=d_steps)

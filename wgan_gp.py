@@ -64,7 +64,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     conditional = "give the class to both networks, as in cdcgan.py"
     model.add_argument("--conditional", **SWITCH, help=conditional)
     optim = parser.add_argument_group("optimisation")
-    optim.add_argument("--epochs", type=int, default=30, help="passes over the training images")
+    optim.add_argument("--epochs", type=int, default=50, help="passes over the training images")
     optim.add_argument("--batch_size", type=int, default=64, help="images per update (WGAN: 64)")
     n_critic = "updates of the critic per update of G (Alg. 1: 5)"
     optim.add_argument("--n_critic", type=int, default=1, help=n_critic)
