@@ -34,9 +34,9 @@ def test_each_figure_of_runs_is_drawn_and_on_a_page(
 ) -> None:
     monkeypatch.setattr(figures, "RUNS", tmp_path / "runs")
     figures.main(["--only", name, "--out_dir", str(tmp_path / "out")])
-    runs = figures.missing_runs(name)
+    runs = figures.missing(name)
     columns = "epoch,d_loss,g_loss,d_real,d_fake,wasserstein,penalty\n"
-    assert f"run tools/record_curves.py {' '.join(runs)} first" in capsys.readouterr().out
+    assert f"these are missing: {' '.join(runs)}" in capsys.readouterr().out
     for run in runs:
         assert run in record_curves.RUNS
         (tmp_path / "runs" / run / "samples").mkdir(parents=True)
@@ -49,6 +49,41 @@ def test_each_figure_of_runs_is_drawn_and_on_a_page(
     with Image.open(new) as drawn, Image.open(old) as committed:
         assert name in figures.LOSS_FIGURES or drawn.size == committed.size
     assert f"({name}.png)" in PAGES
+
+
+def test_the_emoji_of_the_readme_are_drawn_from_the_shipped_file(tmp_path: Path) -> None:
+    figures.main(["--only", "emoji.jpg", "--out_dir", str(tmp_path)])
+    drawn, shown = (
+        np.asarray(Image.open(path), dtype=int)
+        for path in (tmp_path / "emoji.jpg", ROOT / "docs/emoji.jpg")
+    )
+    assert drawn.shape == shown.shape
+    assert abs(drawn - shown).mean() < 1  # the rounding of JPEG
+
+
+def test_pictures_that_need_a_run_or_a_folder_are_skipped_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = {name: path for name, (_, path) in figures.PICTURES.items() if path != ROOT}
+    assert set(needed) == {"training.gif", "emoji_neighbours.jpg"}
+    for name, (draw, _) in figures.PICTURES.items():
+        assert f"]({'' if 'neighbours' in name else 'docs/'}{name})" in PAGES
+        monkeypatch.setitem(figures.PICTURES, name, (draw, tmp_path / "absent"))
+        figures.main(["--only", name, "--out_dir", str(tmp_path)])
+        assert f"{name} is skipped" in capsys.readouterr().out
+    run = tmp_path / "run"
+    (run / "samples").mkdir(parents=True)
+    for epoch in range(30):
+        Image.new("RGB", (677, 582), (epoch, 0, 0)).save(run / f"samples/epoch_{epoch:04}.png")
+    monkeypatch.setattr(figures, "DEFAULT_RUN", run)
+    monkeypatch.setitem(figures.PICTURES, "training.gif", (figures.draw_training, run))
+    figures.main(["--only", "training.gif", "--out_dir", str(tmp_path)])
+    with (
+        Image.open(tmp_path / "training.gif") as drawn,
+        Image.open(ROOT / "docs/training.gif") as shown,
+    ):
+        assert drawn.size == shown.size
+        assert getattr(drawn, "n_frames", 0) == getattr(shown, "n_frames", 0) == 12
 
 
 def test_the_diagram_of_a_step_is_small_and_has_a_white_background() -> None:

@@ -24,12 +24,13 @@ from tests.conftest import ROOT, tool
 from tests.stand_ins import measured
 
 recorded = tool("record_results").recorded
-GENERATORS = sorted((ROOT / "pretrained").glob("*gan*.pt"))
+GENERATORS = [ROOT / f"pretrained/{script}-fashion_mnist.pt" for script in SCRIPTS]
+EMOJI = ROOT / "pretrained/cdcgan-emoji.pt"
 every_generator = pytest.mark.parametrize("path", GENERATORS, ids=lambda path: path.stem)
 
 
 def test_there_is_one_a_script_and_all_are_small() -> None:
-    assert {path.stem.split("-")[0] for path in GENERATORS} == set(SCRIPTS)
+    assert {*(ROOT / "pretrained").glob("*gan*.pt")} == {*GENERATORS, EMOJI}
     assert sum(path.stat().st_size for path in (ROOT / "pretrained").iterdir()) < 12e6
 
 
@@ -71,6 +72,18 @@ def test_generate_alone_draws_the_picture_of_the_readme(
     )
     assert drawn.shape == shown.shape
     assert abs(drawn - shown).max() <= 3  # the last digits of float32, and the colours of a palette
+
+
+def test_the_generator_of_emoji_belongs_to_the_configuration() -> None:
+    content = torch.load(EMOJI, weights_only=True)
+    config = json.loads((ROOT / "configs/cdcgan_emoji.json").read_text())
+    args = vars(importlib.import_module("cdcgan").parse_args(shlex.split(content["command"])[2:]))
+    pace = {"eval_every"}  # when the run is measured: no hyperparameter
+    assert {key: args[key] for key in config["args"] if key not in pace} == {
+        key: value for key, value in config["args"].items() if key not in pace
+    }
+    assert content["scores"]["epoch"] == config["args"]["epochs"] and args["seed"] == 0
+    assert len(content["classes"]) == 9
 
 
 @pytest.mark.slow

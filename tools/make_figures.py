@@ -5,11 +5,14 @@
 
 A figure in FIGURES needs neither a training run nor a data set. A figure in LOSS_FIGURES or
 SAMPLE_FIGURES shows runs of tools/record_curves.py and is skipped if one of them was not trained.
+The pictures in PICTURES are drawn like those of generate.py and of a run. training.gif needs the
+default run of tools/record_results.py cdcgan.py, and emoji_neighbours.jpg the folder emoji.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +31,20 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.command import exit_on_input_error
 
+import generate
 from fid import Gaussian, frechet_distance, neighbour_radii
 from support.checkpoints import SCRIPTS, load_generator
+from support.drawing import save_gif
 from support.features import load_features
 from support.fonts import font
 from support.sampling import noise, sample
 from tools.record_results import recorded
-from training.plots import LOSSES, Rows, plot, read_rows
+from training.plots import LOSSES, Rows, captioned, plot, read_rows
 
 ROOT = Path(__file__).parent.parent
 RUNS = ROOT / "runs/curves"  # folders of runs, which tools/record_curves.py trains
+DEFAULT_RUN = ROOT / "runs/recorded/cdcgan.py-dataset-fashion_mnist/run"
+EMOJI = ROOT / "emoji"  # the folder that tools/emoji.py writes
 Array = NDArray[np.float64]
 WIDTH = 6.4  # inches, 640 pixels
 DATA, SAMPLES, OTHER = "#1f77b4", "#d95f02", "#333333"  # colours of real, generated, other things
@@ -334,7 +341,7 @@ def modern_baseline() -> Figure:
     """Draw the recorded FCD of dcgan.py and of the patch r3gan over their runs (exercise 11)."""
     records = {run["name"]: run for run in recorded(ROOT / "docs/curves.jsonl")}
     for run in recorded():
-        if run["command"] == "python dcgan.py --dataset fashion_mnist":
+        if run["command"] == "python dcgan.py --dataset fashion_mnist --epochs 30":
             records["dcgan"] = run
     figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
     axes = figure.subplots()
@@ -405,8 +412,40 @@ def draw_samples(size: tuple[int, int], runs: dict[str, str], path: Path) -> Non
     canvas.save(path, optimize=True)
 
 
+def draw_training(path: Path) -> None:
+    """Draw twelve frames of the default run's samples, six per class, as an animation."""
+    paths = sorted((DEFAULT_RUN / "samples").glob("epoch_*.png"))
+    chosen = np.linspace(0, len(paths) - 1, 12).round().astype(int)
+    frames = (captioned(paths[i]) for i in chosen)
+    save_gif((f.crop((0, 0, 445, f.height)) for f in frames), path, seconds=0.4, hold=2)
+
+
+def draw_samples_of(argv: Sequence[str], path: Path) -> None:
+    """Draw what generate.py draws with `argv`, as PNG or JPEG."""
+    drawn = path.with_suffix(".png")
+    generate.main([*argv, "--save_path", str(drawn)])
+    if path != drawn:
+        Image.open(drawn).save(path, quality=85)
+        drawn.unlink()
+
+
+EMOJI_GENERATOR = ["--load_path", str(ROOT / "pretrained/cdcgan-emoji.pt")]
+EMOJI_NEIGHBOURS = [*EMOJI_GENERATOR, "--neighbours", "6", "--data_dir", str(EMOJI)]
+# Pictures of samples: file -> how it is drawn, and a folder that it needs.
+PICTURES: dict[str, tuple[Callable[[Path], None], Path]] = {
+    "fashion_mnist.png": (partial(draw_samples_of, []), ROOT),
+    "emoji.jpg": (partial(draw_samples_of, [*EMOJI_GENERATOR, "--grid_size", "10"]), ROOT),
+    "emoji_neighbours.jpg": (partial(draw_samples_of, EMOJI_NEIGHBOURS), EMOJI),
+    "training.gif": (draw_training, DEFAULT_RUN),
+}
+
+
 def write(name: str, folder: Path) -> Path:
-    """Draw the figure `name` into folder/NAME.png, with a palette of 64 colours."""
+    """Draw the figure `name` into `folder`. A PNG of a plot has a palette of 64 colours."""
+    if name in PICTURES:
+        draw, _ = PICTURES[name]
+        draw(folder / name)
+        return folder / name
     path = folder / f"{name}.png"
     if name in LOSS_FIGURES:
         rows: dict[str, Rows] = {
@@ -423,8 +462,11 @@ def write(name: str, folder: Path) -> Path:
     return path
 
 
-def missing_runs(name: str) -> list[str]:
-    """Return the runs that the figure `name` needs and that were not trained."""
+def missing(name: str) -> list[str]:
+    """Return the runs or the folder that the figure `name` needs and that are absent."""
+    if name in PICTURES:
+        _, needed = PICTURES[name]
+        return [] if needed.is_dir() else [str(needed)]
     runs = LOSS_FIGURES.get(name, {})
     if name in SAMPLE_FIGURES:
         _, runs = SAMPLE_FIGURES[name]
@@ -436,7 +478,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [*FIGURES, *LOSS_FIGURES, *SAMPLE_FIGURES]
+    names = [*FIGURES, *LOSS_FIGURES, *SAMPLE_FIGURES, *PICTURES]
     one = f"draw one figure: {', '.join(names)}"
     parser.add_argument("--only", choices=names, metavar="NAME", help=one)
     parser.add_argument(
@@ -445,8 +487,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     for name in [args.only] if args.only else names:
-        if missing := missing_runs(name):
-            print(f"{name}.png is skipped: run tools/record_curves.py {' '.join(missing)} first")
+        if absent := missing(name):
+            print(f"{name} is skipped, because these are missing: {' '.join(absent)}")
             continue
         path = write(name, args.out_dir)
         print(f"{path}: {path.stat().st_size / 1024:.0f} KB")
