@@ -253,9 +253,20 @@ def test_the_flags_of_the_reference_are_the_parsers() -> None:
     assert tool("flags_table").tables() in PAGES[ROOT / "docs/reference.md"]
 
 
+def result_tables() -> tuple[str, str]:
+    real = json.loads(record_results.REAL_IMAGES.read_text())
+    return record_results.tables(record_results.recorded(), real)
+
+
 def test_the_results_table_is_what_was_recorded() -> None:
-    for table in record_results.tables(record_results.recorded()):
+    for table in result_tables():
         assert table in PAGES[ROOT / "docs/results.md"]
+    real = json.loads(record_results.REAL_IMAGES.read_text())
+    ((_, *shown),) = [row for row in rows_of("course.md", "| fault |") if row[0].startswith("none")]
+    fcd, score, in_class, _, precision, recall, _, coverage = (cell.rstrip(" %") for cell in shown)
+    assert float(in_class) == pytest.approx(100 * real["class_share"], abs=0.05)
+    names = ("fcd", "score", "precision", "recall", "coverage")
+    compare([fcd, score, precision, recall, coverage], [real[name] for name in names])
 
 
 def test_the_table_of_times_is_what_was_measured() -> None:
@@ -285,7 +296,7 @@ def test_the_accuracies_of_the_classifiers_are_those_of_the_files() -> None:
 def results_rows() -> dict[tuple[str, str], dict[str, str]]:
     """Return cells of both tables by script and data set, then by column, without other flags."""
     cells: dict[tuple[str, str], dict[str, str]] = {}
-    for table in record_results.tables(record_results.recorded()):
+    for table in result_tables():
         head, _, *lines = (
             [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
         )

@@ -2,6 +2,7 @@
 
     python tools/record_results.py dcgan.py --dataset fashion_mnist --seed 1
     python tools/record_results.py --table    # the tables in docs/results.md
+    python tools/record_results.py --real     # real images, measured like samples
     python tools/record_results.py --same     # after a change that trains the same
 
 The tool runs the script, evaluates the EMA generator of last.pt with fid.py --prdc, and appends one
@@ -37,9 +38,15 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from data import load_dataset  # noqa: E402
+from fid import density_coverage, frechet_distance, precision_recall  # noqa: E402
+from inception_score import inception_score  # noqa: E402
+from support.features import load_features  # noqa: E402
+from tools.what_metrics_see import N, measured  # noqa: E402
 from training.flags import hyperparameters  # noqa: E402
 
 RESULTS = ROOT / "docs/results.jsonl"
+REAL_IMAGES = ROOT / "docs/real_images.json"
 TRAINING_CODE = ("data.py", *(f"support/{name}.py" for name in ("device", "images", "layers")))
 OTHER_CLASSIFIER = {"fashion_mnist": "cifar10", "mnist": "fashion_mnist"}  # else fashion_mnist
 DATA_NAMES = {"fashion_mnist": "Fashion-MNIST", "mnist": "MNIST", "cifar10": "CIFAR-10"}
@@ -159,10 +166,31 @@ def train(argv: Sequence[str], out: Path) -> dict[str, Any]:
     }
 
 
-def tables(results: Sequence[dict[str, Any]]) -> tuple[str, str]:
+def real_images() -> dict[str, float]:
+    """Return the metrics of 10,000 training images of Fashion-MNIST, as if they were samples."""
+    dataset = load_dataset("fashion_mnist")
+    row: dict[str, float] = {}
+    for name in ("fashion_mnist", OTHER_CLASSIFIER["fashion_mnist"]):
+        network = load_features("classifier", name)
+        test, real, _ = measured(dataset.test_images, network)
+        train, fake, logits = measured(dataset.train_images[:N], network)
+        row["fcd_other" if row else "fcd"] = frechet_distance(test.gaussian(), train.gaussian())
+        if "score" not in row:
+            right = logits.argmax(1) == dataset.train_labels[:N]
+            row |= {
+                "score": inception_score(logits)[0],
+                "class_share": right.double().mean().item(),
+            }
+            row |= zip(("precision", "recall"), precision_recall(real, fake), strict=True)
+            row["coverage"] = density_coverage(real, fake)[1]
+    return {name: round(value, 4) for name, value in row.items()}
+
+
+def tables(results: Sequence[dict[str, Any]], real: dict[str, float]) -> tuple[str, str]:
     """Return a table of the quality and a table of the time: one row per script, data and flags.
 
     A cell is the mean over the seeds, with the standard deviation where several seeds were run.
+    The first row of the quality shows real images.
     """
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for result in results:
@@ -177,9 +205,11 @@ def tables(results: Sequence[dict[str, Any]]) -> tuple[str, str]:
         return f"{mean(values):,.{digits}f}{spread}"
 
     quality = [["script", "data", "seeds", "epochs", *QUALITY.values(), "other flags"]]
+    digits = {name: 3 if name.startswith("fcd") else 2 for name in QUALITY}
+    floor = [f"{real[name]:.{digits[name]}f}" for name in QUALITY]
+    quality.append(["10,000 training images", "Fashion-MNIST", "", "", *floor, ""])
     time = [["script", "data", "processor", "numbers", "epochs", "CPU minutes", "other flags"]]
     for (script, data, flags), runs in groups.items():
-        digits = {name: 3 if name.startswith("fcd") else 2 for name in QUALITY}
         values = [cell(runs, name, digits[name]) for name in QUALITY]
         what, epochs, others = (
             [f"`{script}.py`", data],
@@ -220,6 +250,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--table", action="store_true", help="print the tables and train nothing")
+    real = "measure 10,000 training images of Fashion-MNIST, and train nothing"
+    parser.add_argument("--real", action="store_true", help=real)
     parser.add_argument(
         "--same", action="store_true", help="write the fingerprints of the current code"
     )
@@ -232,7 +264,9 @@ def main() -> None:
     parser.add_argument("argv", nargs=argparse.REMAINDER, help=training)
     args = parser.parse_args()
     if args.table:
-        print(*tables(recorded()), sep="\n\n")
+        print(*tables(recorded(), json.loads(REAL_IMAGES.read_text())), sep="\n\n")
+    elif args.real:
+        REAL_IMAGES.write_text(json.dumps(real_images()) + "\n")
     elif args.same:
         rows = [run | {"fingerprint": fingerprint_of(run["command"])} for run in recorded()]
         RESULTS.write_text("".join(json.dumps(run) + "\n" for run in rows))
