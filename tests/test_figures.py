@@ -34,9 +34,10 @@ def test_each_figure_of_runs_is_drawn_and_on_a_page(
 ) -> None:
     monkeypatch.setattr(figures, "RUNS", tmp_path / "runs")
     figures.main(["--only", name, "--out_dir", str(tmp_path / "out")])
-    runs = figures.missing(name)
+    command = figures.command_before(name)
+    runs = command.split()[1:]
     columns = "epoch,d_loss,g_loss,d_real,d_fake,wasserstein,penalty\n"
-    assert f"these are missing: {' '.join(runs)}" in capsys.readouterr().out
+    assert f"{name} is skipped: run {command} first" in capsys.readouterr().out
     for run in runs:
         assert run in record_curves.RUNS
         (tmp_path / "runs" / run / "samples").mkdir(parents=True)
@@ -61,29 +62,31 @@ def test_the_emoji_of_the_readme_are_drawn_from_the_shipped_file(tmp_path: Path)
     assert abs(drawn - shown).mean() < 1  # the rounding of JPEG
 
 
-def test_pictures_that_need_a_run_or_a_folder_are_skipped_without_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("name", figures.PICTURES)
+def test_each_picture_of_samples_is_on_a_page(name: str) -> None:
+    assert (ROOT / "docs" / name).is_file() and f"{name})" in PAGES
+
+
+@pytest.mark.parametrize("name", figures.NEEDED)
+def test_a_picture_is_skipped_without_what_it_needs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    needed = {name: path for name, (_, path) in figures.PICTURES.items() if path != ROOT}
-    assert set(needed) == {"training.gif", "emoji_neighbours.jpg"}
-    for name, (draw, _) in figures.PICTURES.items():
-        assert f"]({'' if 'neighbours' in name else 'docs/'}{name})" in PAGES
-        monkeypatch.setitem(figures.PICTURES, name, (draw, tmp_path / "absent"))
-        figures.main(["--only", name, "--out_dir", str(tmp_path)])
-        assert f"{name} is skipped" in capsys.readouterr().out
-    run = tmp_path / "run"
-    (run / "samples").mkdir(parents=True)
+    _, command = figures.NEEDED[name]
+    monkeypatch.setitem(figures.NEEDED, name, (tmp_path / "absent", command))
+    figures.main(["--only", name, "--out_dir", str(tmp_path)])
+    assert f"{name} is skipped: run {command} first" in capsys.readouterr().out
+
+
+def test_the_animation_has_twelve_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "samples").mkdir()
     for epoch in range(30):
-        Image.new("RGB", (677, 582), (epoch, 0, 0)).save(run / f"samples/epoch_{epoch:04}.png")
-    monkeypatch.setattr(figures, "DEFAULT_RUN", run)
-    monkeypatch.setitem(figures.PICTURES, "training.gif", (figures.draw_training, run))
-    figures.main(["--only", "training.gif", "--out_dir", str(tmp_path)])
-    with (
-        Image.open(tmp_path / "training.gif") as drawn,
-        Image.open(ROOT / "docs/training.gif") as shown,
-    ):
-        assert drawn.size == shown.size
-        assert getattr(drawn, "n_frames", 0) == getattr(shown, "n_frames", 0) == 12
+        path = tmp_path / f"samples/epoch_{epoch:04}.png"
+        Image.new("RGB", (677, 582), (epoch, 0, 0)).save(path)
+    monkeypatch.setattr(figures, "DEFAULT_RUN", tmp_path)
+    figures.draw_training(tmp_path / "training.gif")
+    for path in (tmp_path / "training.gif", ROOT / "docs/training.gif"):
+        with Image.open(path) as gif:
+            assert (gif.size, getattr(gif, "n_frames", 0)) == ((445, 610), 12)
 
 
 def test_the_diagram_of_a_step_is_small_and_has_a_white_background() -> None:

@@ -368,10 +368,7 @@ def source(script: ModuleType, name: str) -> str:
 def test_shared_blocks_are_the_same_to_the_byte() -> None:
     for name in ("targets", "discriminator_loss"):
         assert source(vanilla_gan, name) == source(dcgan, name) == source(cdcgan, name)
-    flags = source(dcgan, "parse_args").replace('"--epochs", type=int, default=30', "EPOCHS")
-    assert flags == source(cdcgan, "parse_args").replace(
-        '"--epochs", type=int, default=50', "EPOCHS"
-    )
+    assert source(dcgan, "parse_args") == source(cdcgan, "parse_args")
     for name in ("generator_loss", "feature_matching_loss"):
         assert source(dcgan, name) == source(cdcgan, name)
     for name in ("channel_widths", "init_weights"):

@@ -5,8 +5,8 @@
 
 A figure in FIGURES needs neither a training run nor a data set. A figure in LOSS_FIGURES or
 SAMPLE_FIGURES shows runs of tools/record_curves.py and is skipped if one of them was not trained.
-The pictures in PICTURES are drawn like those of generate.py and of a run. training.gif needs the
-default run of tools/record_results.py cdcgan.py, and emoji_neighbours.jpg the folder emoji.
+The files in PICTURES are grids and an animation of samples. Two of them need a run or a folder, and
+are skipped without it.
 """
 
 import argparse
@@ -431,20 +431,23 @@ def draw_samples_of(argv: Sequence[str], path: Path) -> None:
 
 EMOJI_GENERATOR = ["--load_path", str(ROOT / "pretrained/cdcgan-emoji.pt")]
 EMOJI_NEIGHBOURS = [*EMOJI_GENERATOR, "--neighbours", "6", "--data_dir", str(EMOJI)]
-# Pictures of samples: file -> how it is drawn, and a folder that it needs.
-PICTURES: dict[str, tuple[Callable[[Path], None], Path]] = {
-    "fashion_mnist.png": (partial(draw_samples_of, []), ROOT),
-    "emoji.jpg": (partial(draw_samples_of, [*EMOJI_GENERATOR, "--grid_size", "10"]), ROOT),
-    "emoji_neighbours.jpg": (partial(draw_samples_of, EMOJI_NEIGHBOURS), EMOJI),
-    "training.gif": (draw_training, DEFAULT_RUN),
+# Pictures of samples, and what some of them need: a folder, and the command that makes it.
+PICTURES: dict[str, Callable[[Path], None]] = {
+    "fashion_mnist.png": partial(draw_samples_of, []),
+    "emoji.jpg": partial(draw_samples_of, [*EMOJI_GENERATOR, "--grid_size", "10"]),
+    "emoji_neighbours.jpg": partial(draw_samples_of, EMOJI_NEIGHBOURS),
+    "training.gif": draw_training,
+}
+NEEDED = {
+    "emoji_neighbours.jpg": (EMOJI, "tools/emoji.py PACKAGE emoji"),
+    "training.gif": (DEFAULT_RUN, "tools/record_results.py cdcgan.py --dataset fashion_mnist"),
 }
 
 
 def write(name: str, folder: Path) -> Path:
     """Draw the figure `name` into `folder`. A PNG of a plot has a palette of 64 colours."""
     if name in PICTURES:
-        draw, _ = PICTURES[name]
-        draw(folder / name)
+        PICTURES[name](folder / name)
         return folder / name
     path = folder / f"{name}.png"
     if name in LOSS_FIGURES:
@@ -462,16 +465,17 @@ def write(name: str, folder: Path) -> Path:
     return path
 
 
-def missing(name: str) -> list[str]:
-    """Return the runs or the folder that the figure `name` needs and that are absent."""
-    if name in PICTURES:
-        _, needed = PICTURES[name]
-        return [] if needed.is_dir() else [str(needed)]
+def command_before(name: str) -> str:
+    """Return the command that makes what the figure `name` needs, or "" if nothing is missing."""
+    folder, command = NEEDED.get(name, (ROOT, ""))
+    if not folder.is_dir():
+        return command
     runs = LOSS_FIGURES.get(name, {})
     if name in SAMPLE_FIGURES:
         _, runs = SAMPLE_FIGURES[name]
     # A run writes training.gif at its end.
-    return [run for run in runs.values() if not (RUNS / run / "training.gif").is_file()]
+    absent = [run for run in runs.values() if not (RUNS / run / "training.gif").is_file()]
+    return " ".join(["tools/record_curves.py", *absent]) if absent else ""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -487,8 +491,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.out_dir.mkdir(parents=True, exist_ok=True)
     for name in [args.only] if args.only else names:
-        if absent := missing(name):
-            print(f"{name} is skipped, because these are missing: {' '.join(absent)}")
+        if command := command_before(name):
+            print(f"{name} is skipped: run {command} first")
             continue
         path = write(name, args.out_dir)
         print(f"{path}: {path.stat().st_size / 1024:.0f} KB")

@@ -34,6 +34,7 @@ from statistics import mean, stdev
 from typing import Any
 
 import torch
+from torch import Tensor
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
@@ -125,8 +126,8 @@ def quality(run: Path) -> dict[str, float]:
         return json.loads(answer.stdout)
 
     found, other = measure(own), measure(OTHER_CLASSIFIER.get(data, "fashion_mnist"))
-    rounded = {name: round(found[name], 4) for name in METRICS}
-    return rounded | {"fcd_other": round(other["fcd"], 4)}
+    rounded = {name: round(found[name], 6) for name in METRICS}
+    return rounded | {"fcd_other": round(other["fcd"], 6)}
 
 
 def record(run: Path, label: str | None, about: dict[str, Any]) -> dict[str, Any]:
@@ -169,21 +170,27 @@ def train(argv: Sequence[str], out: Path) -> dict[str, Any]:
 def real_images() -> dict[str, float]:
     """Return the metrics of 10,000 training images of Fashion-MNIST, as if they were samples."""
     dataset = load_dataset("fashion_mnist")
-    row: dict[str, float] = {}
-    for name in ("fashion_mnist", OTHER_CLASSIFIER["fashion_mnist"]):
-        network = load_features("classifier", name)
+    images, labels = dataset.train_images[:N], dataset.train_labels[:N]
+
+    def compare(classifier: str) -> tuple[float, Tensor, Tensor, Tensor]:
+        """Return the distance, the features of test and training images, and the logits."""
+        network = load_features("classifier", classifier)
         test, real, _ = measured(dataset.test_images, network)
-        train, fake, logits = measured(dataset.train_images[:N], network)
-        row["fcd_other" if row else "fcd"] = frechet_distance(test.gaussian(), train.gaussian())
-        if "score" not in row:
-            right = logits.argmax(1) == dataset.train_labels[:N]
-            row |= {
-                "score": inception_score(logits)[0],
-                "class_share": right.double().mean().item(),
-            }
-            row |= zip(("precision", "recall"), precision_recall(real, fake), strict=True)
-            row["coverage"] = density_coverage(real, fake)[1]
-    return {name: round(value, 4) for name, value in row.items()}
+        train, fake, logits = measured(images, network)
+        return frechet_distance(test.gaussian(), train.gaussian()), real, fake, logits
+
+    fcd, real, fake, logits = compare("fashion_mnist")
+    precision, recall = precision_recall(real, fake)
+    row = {
+        "fcd": fcd,
+        "fcd_other": compare(OTHER_CLASSIFIER["fashion_mnist"])[0],
+        "score": inception_score(logits)[0],
+        "class_share": (logits.argmax(1) == labels).double().mean().item(),
+        "precision": precision,
+        "recall": recall,
+        "coverage": density_coverage(real, fake)[1],
+    }
+    return {name: round(value, 6) for name, value in row.items()}
 
 
 def tables(results: Sequence[dict[str, Any]], real: dict[str, float]) -> tuple[str, str]:
