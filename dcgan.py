@@ -20,7 +20,7 @@ convolutions, and decides whether an image comes from the data.
     samples                from G                              from the EMA of G's weights
 
 Run:     python dcgan.py --dataset fashion_mnist
-Result:  FCD 0.383 ± 0.012 (fid.py, 10,000 samples, 2 seeds) after 30 epochs, 32 minutes on one core
+Result:  FCD 0.285 (fid.py, 10,000 samples, seed 0) after 70 epochs, 76 minutes on one core
 """
 
 from support.processes import training_command  # first, so Ctrl-C during imports prints one line
