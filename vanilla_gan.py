@@ -20,7 +20,7 @@ pixels are neighbours.
     samples                from G                              from the EMA of G's weights
 
 Run:     python vanilla_gan.py --dataset fashion_mnist
-Result:  FCD 2.584 ± 0.130 (fid.py, 10,000 samples, 3 seeds) after 30 epochs, 12 minutes on one core
+Result:  FCD 2.046 (fid.py, 10,000 samples, seed 0) after 100 epochs, 38 minutes on one core
 """
 
 from support.processes import training_command  # first, so Ctrl-C during imports prints one line

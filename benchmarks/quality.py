@@ -1,17 +1,18 @@
 """Compare FCD over training time between a plain recipe and a run of cdcgan.py.
 
-    python cdcgan.py --dataset fashion_mnist --epochs 50 --name ours
+    python cdcgan.py --dataset fashion_mnist --name ours
     python benchmarks/quality.py --minutes 60 --run runs/ours --save_path quality.png
 
-Both must train on the same machine. The plain recipe is a common first conditional DCGAN:
+Both must train on the same machine, with the same number of threads. The plain recipe is a common
+first conditional DCGAN:
 
 - Both networks have batch norm. G gets z and a one-hot label. D gets the image and one-hot maps.
 - The loss is cross-entropy without label smoothing. Adam has betas (0.5, 0.999) and learning rate
   2e-4. The recipe has no EMA.
 - Training is in float32, with PIL transforms and a DataLoader.
 
-Minutes count training without evaluation. The points of the plain recipe are written to a .csv file
-beside the plot. With --plain, the points are read from such a file, and nothing is trained.
+Minutes count training without evaluation. The points of both curves are also written to a .csv
+file beside the plot.
 """
 
 import argparse
@@ -145,6 +146,28 @@ def run_curve(folder: Path) -> Curve:
     ]
 
 
+def read_curves(path: Path) -> dict[str, Curve]:
+    """Return the curves in a file that this command wrote, by recipe."""
+    curves: dict[str, Curve] = {}
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            curves.setdefault(row["recipe"], []).append((float(row["minutes"]), float(row["fcd"])))
+    return curves
+
+
+def draw(curves: dict[str, Curve]) -> Figure:
+    """Draw FCD over minutes of training."""
+    figure = Figure(figsize=(6.4, 2.8), layout="constrained")
+    axes = figure.add_subplot()
+    for name, curve in curves.items():
+        axes.plot(*zip(*curve, strict=True), marker=".", label=name)
+    axes.set(xlabel="minutes of training", ylabel="FCD", yscale="log", title="Fashion-MNIST")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -159,11 +182,6 @@ def main() -> None:
         help="minutes of training between evaluations of the plain recipe (default: 3)",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the plain recipe (default: 0)")
-    parser.add_argument(
-        "--plain",
-        type=Path,
-        help=".csv file with the points of the plain recipe, instead of training it",
-    )
     parser.add_argument("--run", type=Path, required=True, help="folder of a run of cdcgan.py")
     parser.add_argument(
         "--save_path",
@@ -173,24 +191,14 @@ def main() -> None:
     )
     args = parser.parse_args()
     ours = run_curve(args.run)
-    if args.plain:
-        with args.plain.open() as file:
-            plain = [(float(row["minutes"]), float(row["fcd"])) for row in csv.DictReader(file)]
-    else:
-        plain = plain_curve(args.minutes, args.every, args.seed)
+    plain = plain_curve(args.minutes, args.every, args.seed)
+    curves = {"cdcgan.py": ours, "plain recipe": plain}
     with args.save_path.with_suffix(".csv").open("w", newline="") as file:
-        rows = [(f"{minutes:.1f}", f"{distance:.3f}") for minutes, distance in plain]
-        csv.writer(file).writerows([("minutes", "fcd"), *rows])
-
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
-    axes = figure.add_subplot()
-    for name, curve in (("cdcgan.py", ours), ("plain recipe", plain)):
-        axes.plot(*zip(*curve, strict=True), marker=".", label=name)
-    axes.set(xlabel="minutes of training", ylabel="FCD", yscale="log", title="Fashion-MNIST")
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(args.save_path, dpi=120)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("recipe", "minutes", "fcd"))
+        for name, curve in curves.items():
+            writer.writerows((name, f"{minutes:.1f}", f"{fcd:.3f}") for minutes, fcd in curve)
+    draw(curves).savefig(args.save_path, dpi=100)
 
     best_at, best = min(plain, key=lambda point: point[1])
     reached = [minutes for minutes, distance in ours if distance <= best]

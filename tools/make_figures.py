@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from support.command import exit_on_input_error
 
 import generate
+from benchmarks.quality import draw, read_curves
 from fid import Gaussian, frechet_distance, neighbour_radii
 from support.checkpoints import SCRIPTS, load_generator
 from support.drawing import save_gif
@@ -355,6 +356,11 @@ def modern_baseline() -> Figure:
     return figure
 
 
+def quality() -> Figure:
+    """Draw FCD of cdcgan.py and of the plain recipe over the minutes of training."""
+    return draw(read_curves(ROOT / "docs/quality.csv"))
+
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "optimal_d": optimal_d,
     "generator_losses": generator_losses,
@@ -366,6 +372,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "frechet": frechet,
     "precision_recall": precision_recall,
     "modern_baseline": modern_baseline,
+    "quality": quality,
 }
 
 
