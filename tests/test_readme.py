@@ -713,10 +713,10 @@ def test_the_table_of_trials_is_as_recorded() -> None:
     assert fcd < 0.6 and 0.95 < other < 1 and round(100 * (default - deep)) == 4
     fcd, _, _, other = ratios("`--lr_decay 0.5`", "wgan_gp.py")
     assert fcd < 1 < other
-    default = found["cdcgan.py", "none", "CIFAR-10 (JPEG)", 0]
+    none = found["cdcgan.py", "none", "CIFAR-10 (JPEG)", 0]
     one, two = (found["cdcgan.py", "`--z_dim 64`", "CIFAR-10 (JPEG)", seed] for seed in (0, 1))
-    assert one[0] < default[0] < two[0] and one[3] < default[3] < two[3]
-    assert one[1] > default[1] > two[1] and one[2] > default[2] > two[2]
+    assert one[0] < none[0] < two[0] and one[3] < none[3] < two[3]
+    assert one[1] > none[1] > two[1] and one[2] > none[2] > two[2]
     fcd, recall, _, other = ratios("`--hflip`", data="CIFAR-10 (JPEG)")
     assert 0.95 < fcd < 1.05 and 0.95 < other < 1.05 and recall < 0.9
     fcd, _, _, other = ratios("`--lr_g 4e-4 --lr_d 8e-4`", data="MNIST")
