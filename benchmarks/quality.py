@@ -190,6 +190,9 @@ def main() -> None:
         help="plot to write (default: quality.png)",
     )
     args = parser.parse_args()
+    for name in ("metrics.csv", "timing.csv"):
+        if not (args.run / name).is_file():
+            parser.error(f"--run {args.run} has no {name}: give the folder of a run of cdcgan.py")
     ours = run_curve(args.run)
     plain = plain_curve(args.minutes, args.every, args.seed)
     curves = {"cdcgan.py": ours, "plain recipe": plain}

@@ -364,6 +364,9 @@ def test_the_readmes_figures_are_recorded() -> None:
     for name, row in zip(SCRIPTS, rows, strict=True):
         run = recorded[f"{name}.py", "Fashion-MNIST"]
         assert row[3:] == [str(code_lines(ROOT / f"{name}.py")), run["FCD"], run["CPU minutes"]]
+    command, minutes = re.findall(r"^(python cdcgan.*\S) +# trains: (\d+) minutes", text, re.M)[0]
+    (run,) = (run for run in record_results.recorded() if run["command"] == command)
+    assert minutes == f"{run['cpu_minutes']:.0f}"
     real = re.findall(r"training images have FCD (\S+)\.\s", text)
     assert real == [rows_of("course.md", "| fault | FCD |")[0][1]]
 
@@ -746,6 +749,8 @@ def test_the_distance_over_the_epochs_and_the_plain_recipe_are_as_recorded() -> 
     ((_, *shown),) = rows_of("results.md", "| epoch |")
     values = curve("cdcgan")
     compare(shown, [values[int(epoch) - 1] for epoch in heading.split(" | ")])
+    later = f"stays between {min(values[39:])} and {max(values[39:])}."
+    assert later in " ".join(PAGES[ROOT / "docs/results.md"].split())
     curves = read_curves(ROOT / "docs/quality.csv")
     plain, ours = curves["plain recipe"], curves["cdcgan.py"]
     lowest = min(fcd for _, fcd in plain)
@@ -784,6 +789,7 @@ def test_the_courses_results_are_as_recorded() -> None:
         recorded[f"{name}.py", "Fashion-MNIST"]["FCD, other"] for name in ("dcgan", "cdcgan")
     )
     assert f"of the default runs are {first} and {second} (" in " ".join(course.split())
+    assert f"close to that of `dcgan.py` ({recorded['dcgan.py', 'Fashion-MNIST']['FCD']})" in course
     recall = recorded["vanilla_gan.py", "Fashion-MNIST"]["recall"].split()[0]
     assert f"Many samples look alike: recall is {recall} (section 5)" in course
 
